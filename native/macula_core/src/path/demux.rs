@@ -1,0 +1,47 @@
+//! What a datagram is, told by its first byte: one UDP port serves QUIC, STUN and sealed packets.
+//!
+//! The ranges follow RFC 9443 (multiplexing with QUIC): STUN has the two top bits clear and starts
+//! below 4; a QUIC v1 packet has its fixed bit (0x40) set as long as neither side greases it, which
+//! we forbid. 4 to 15 is unassigned there and carries our sealed packets.
+
+/// The kinds of datagram on our port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// For the QUIC endpoint.
+    Quic,
+    /// A STUN message (RFC 8489).
+    Stun,
+    /// One of our own sealed packets.
+    Sealed,
+    /// Nothing of ours.
+    Unknown,
+}
+
+/// A first byte that makes quinn drop a packet: its fixed bit is clear.
+pub const NOT_QUIC: u8 = 0;
+
+/// The kind of `datagram`.
+pub fn classify(datagram: &[u8]) -> Kind {
+    match datagram.first() {
+        Some(0..=3) => Kind::Stun,
+        Some(4..=15) => Kind::Sealed,
+        Some(first) if first & 0x40 != 0 => Kind::Quic,
+        _ => Kind::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_first_byte_has_one_kind() {
+        let count = |kind| (0..=255u8).filter(|byte| classify(&[*byte]) == kind).count();
+        assert_eq!(count(Kind::Stun), 4);
+        assert_eq!(count(Kind::Sealed), 12);
+        assert_eq!(count(Kind::Quic), 128);
+        assert_eq!(count(Kind::Unknown), 112);
+        assert_eq!(classify(&[]), Kind::Unknown);
+        assert_ne!(classify(&[NOT_QUIC]), Kind::Quic);
+    }
+}

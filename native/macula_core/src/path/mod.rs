@@ -1,0 +1,5 @@
+//! Which way a datagram goes, and whether anybody is still there.
+
+pub mod demux;
+pub mod liveness;
+pub mod table;

@@ -1,0 +1,322 @@
+//! An endpoint: one UDP port that dials and accepts links.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use macula_core::hello::{BootId, Local};
+use parking_lot::Mutex;
+use quinn::{AckFrequencyConfig, EndpointConfig as QuinnConfig, TransportConfig, VarInt};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::greet::{self, Greeted};
+use crate::identity::Identity;
+use crate::link::{Link, LinkInfo};
+use crate::socket::{Counters, MeshSocket};
+use crate::tls;
+use crate::unreachable::Reports;
+
+/// How long a stranger may take from its first packet to the end of its hello.
+const ADMISSION: Duration = Duration::from_secs(10);
+
+/// Strangers in admission at once; the next ones are refused until a place is free.
+const STRANGERS: usize = 256;
+
+/// How long closing an endpoint may take: a link's own drain, and QUIC's goodbye after it.
+const SHUT_DOWN: Duration = Duration::from_millis(2500);
+
+/// Links that wait for the node to take them.
+const BACKLOG: usize = 128;
+
+/// Distribution streams of a link.
+const STREAMS: u8 = 1;
+
+/// How often a silent link is checked: NAT bindings live 30 s and more, and a peer killed on a
+/// host that still answers is noticed within this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// The first guess of a round trip. A third of a second (RFC 9002's default) would make the first
+/// lost packet of a LAN handshake cost a second.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Bytes of one stream the peer may have under way: 40 ms at 200 MB/s.
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// Bytes handed to QUIC and not yet acknowledged, at most. More would only make a small message
+/// wait longer behind a large one.
+const SEND_WINDOW: u64 = 4 * 1024 * 1024;
+
+/// Packets received before an acknowledgement is due. Every second one, the default, spends a
+/// third of the CPU on acknowledgements when both ends share a machine.
+const ACK_EVERY: u32 = 20;
+
+/// Where and under what name to open an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// The address to bind; none: all of them.
+    pub ip: Option<IpAddr>,
+    /// Ports tried in order; 0 is any free one.
+    pub ports: Vec<u16>,
+    /// The node's name; empty: nobody can dial this endpoint by name.
+    pub name: String,
+}
+
+/// Why no endpoint could be opened.
+#[derive(Debug)]
+pub enum BindError {
+    /// Every port is in use.
+    InUse,
+    /// The system refused, or TLS could not be set up.
+    Failed(String),
+}
+
+/// One UDP port with its links.
+pub struct Endpoint {
+    pub(crate) shared: Arc<Shared>,
+    accepted: tokio::sync::Mutex<mpsc::Receiver<Arc<Link>>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) quinn: quinn::Endpoint,
+    pub(crate) socket: Arc<MeshSocket>,
+    pub(crate) reports: Arc<Reports>,
+    name: Mutex<String>,
+    boot_id: BootId,
+    links: Mutex<HashMap<u64, Weak<Link>>>,
+    closed: watch::Sender<bool>,
+    pub(crate) refused: AtomicU64,
+    pub(crate) failed: AtomicU64,
+}
+
+impl Endpoint {
+    /// Opens an endpoint. Must be called within a tokio runtime, which it uses from then on.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn open(config: &EndpointConfig) -> Result<Endpoint, BindError> {
+        let identity = Identity::ephemeral().map_err(failed)?;
+        let boot_id = random().map_err(failed)?;
+        let socket = bind(config.ip, &config.ports)?;
+        let quinn = quinn_endpoint(&identity, socket.clone()).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            quinn,
+            socket,
+            reports: Arc::default(),
+            name: Mutex::new(config.name.clone()),
+            boot_id,
+            links: Mutex::default(),
+            closed: watch::Sender::new(false),
+            refused: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        let (accepted, receiver) = mpsc::channel(BACKLOG);
+        tokio::spawn(accept(shared.clone(), accepted));
+        let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
+        tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
+        Ok(Endpoint { shared, accepted: tokio::sync::Mutex::new(receiver) })
+    }
+
+    /// The address bound.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.socket.bound()
+    }
+
+    /// Gives a node that started without a name the one it was told.
+    pub fn rename(&self, name: String) {
+        *self.shared.name.lock() = name;
+    }
+
+    /// The next link that another node opened and chose; none when the endpoint is closed.
+    pub async fn accept(&self) -> Option<Arc<Link>> {
+        self.accepted.lock().await.recv().await
+    }
+
+    /// The established links.
+    pub fn links(&self) -> Vec<LinkInfo> {
+        self.shared.open_links().iter().filter_map(|link| link.info()).collect()
+    }
+
+    /// Sends the datagrams of the peer first known at `label` along `path` from now on.
+    pub fn attach_path(&self, label: SocketAddr, path: SocketAddr) {
+        self.shared.socket.attach(label, path);
+    }
+
+    /// Lets the datagrams of `label` go there again.
+    pub fn detach_path(&self, label: SocketAddr) {
+        self.shared.socket.detach(label);
+    }
+
+    /// Counts of what the port received and refused.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let Counters { send_errors, receive_errors, stun, sealed, unknown, unreachable } =
+            &self.shared.socket.counters;
+        let counters = [
+            ("send_errors", send_errors),
+            ("receive_errors", receive_errors),
+            ("stun", stun),
+            ("sealed", sealed),
+            ("unknown", unknown),
+            ("unreachable", unreachable),
+            ("refused", &self.shared.refused),
+            ("failed_hellos", &self.shared.failed),
+        ];
+        counters.map(|(name, count)| (name, count.load(Relaxed))).to_vec()
+    }
+
+    /// Closes every link and then the port, and returns when the port is free again. What was sent
+    /// is still delivered, within a bound.
+    pub async fn shut_down(&self) {
+        self.shared.quinn.set_server_config(None);
+        self.shared.open_links().iter().for_each(|link| link.close());
+        let _ = tokio::time::timeout(SHUT_DOWN, self.shared.quinn.wait_idle()).await;
+        self.shared.quinn.close(VarInt::from_u32(0), b"closed");
+        self.shared.closed.send_replace(true);
+    }
+
+    /// Closes every connection at once, without waiting for anything to be delivered, and returns
+    /// when the goodbyes are sent or `bound` has passed. For the end of the VM.
+    pub async fn hang_up(&self, bound: Duration) {
+        self.shared.quinn.close(VarInt::from_u32(0), b"halted");
+        let _ = tokio::time::timeout(bound, self.shared.quinn.wait_idle()).await;
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.shared.quinn.close(VarInt::from_u32(0), b"closed");
+        self.shared.closed.send_replace(true);
+    }
+}
+
+impl Shared {
+    /// What this node, called `name`, brings to a hello.
+    pub(crate) fn local(&self, name: String) -> Result<Local, getrandom::Error> {
+        Ok(Local { name, boot_id: self.boot_id, features: 0, streams: STREAMS, nonce: random()? })
+    }
+
+    /// Makes a link of a connection whose hello is done.
+    pub(crate) fn link(&self, connection: quinn::Connection, greeted: Greeted) -> Arc<Link> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        let reports = self.reports.watch(connection.remote_address());
+        let link = Link::new(id, connection, greeted, self.socket.clone(), reports);
+        let mut links = self.links.lock();
+        links.retain(|_, link| link.strong_count() > 0);
+        links.insert(id, Arc::downgrade(&link));
+        link
+    }
+
+    fn open_links(&self) -> Vec<Arc<Link>> {
+        self.links.lock().values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> BindError {
+    BindError::Failed(error.to_string())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn bind(ip: Option<IpAddr>, ports: &[u16]) -> Result<Arc<MeshSocket>, BindError> {
+    for port in ports {
+        match MeshSocket::bind(ip, *port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(failed(error)),
+            Ok(socket) => return Ok(socket),
+        }
+    }
+    Err(BindError::InUse)
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn quinn_endpoint(identity: &Identity, socket: Arc<MeshSocket>) -> Result<quinn::Endpoint, Error> {
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls::server(identity)?));
+    // The socket moves links between addresses; QUIC must not do so on its own.
+    server.migration(false);
+    server.max_incoming(STRANGERS);
+    server.transport_config(Arc::new(transport(0)));
+    let mut client = quinn::ClientConfig::new(Arc::new(tls::client(identity)?));
+    client.transport_config(Arc::new(transport(u32::from(STREAMS))));
+    let mut config = QuinnConfig::default();
+    // A greased fixed bit would make QUIC packets look like something else on our port.
+    config.grease_quic_bit(false);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint =
+        quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
+    endpoint.set_default_client_config(client);
+    Ok(endpoint)
+}
+
+/// `streams`: how many the other side may open. The acceptor opens them, as it speaks first.
+fn transport(streams: u32) -> TransportConfig {
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_uni_streams(0u32.into())
+        .datagram_receive_buffer_size(None)
+        // net_ticktime decides about an established link; before that, bounds of our own.
+        .max_idle_timeout(None)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(VarInt::from_u32(2 * STREAM_WINDOW))
+        .send_window(SEND_WINDOW)
+        .ack_frequency_config(Some(acks));
+    transport
+}
+
+/// Admits strangers, so many at once, until the endpoint is closed.
+async fn accept(shared: Arc<Shared>, accepted: mpsc::Sender<Arc<Link>>) {
+    let places = Arc::new(Semaphore::new(STRANGERS));
+    while let Some(incoming) = shared.quinn.accept().await {
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            shared.refused.fetch_add(1, Relaxed);
+            incoming.refuse();
+            continue;
+        };
+        let (shared, accepted) = (shared.clone(), accepted.clone());
+        tokio::spawn(async move {
+            let admitted = tokio::time::timeout(ADMISSION, admit(&shared, incoming)).await;
+            drop(place);
+            match admitted {
+                Ok(Some(link)) => drop(accepted.send(link).await),
+                _ => drop(shared.failed.fetch_add(1, Relaxed)),
+            }
+        });
+    }
+}
+
+async fn admit(shared: &Shared, incoming: quinn::Incoming) -> Option<Arc<Link>> {
+    let connection = incoming.accept().ok()?.await.ok()?;
+    let name = shared.name.lock().clone();
+    let greeted = greet::accept(&connection, shared.local(name).ok()?).await.ok()?;
+    Some(shared.link(connection, greeted))
+}
+
+/// Passes "port unreachable" reports to the links they concern until the endpoint is closed.
+async fn pass_reports(
+    socket: Arc<MeshSocket>,
+    reports: Arc<Reports>,
+    mut closed: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            report = socket.unreachable() => match report {
+                Ok(label) => reports.report(label),
+                // Only a runtime that shuts down ends here.
+                Err(_) => return,
+            },
+            _ = closed.wait_for(|closed| *closed) => return,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The async shell of macula: what `macula_core` decides is carried out here with tokio and quinn.
+//!
+//! [`Endpoint`] is one UDP port; a [`Link`] is one QUIC connection to another node, carrying one
+//! distribution connection; [`registry`] lists the nodes that run on this machine. Nothing here
+//! knows of Erlang: whoever uses a link gives it an [`Owner`] and an [`Inbox`].
+#![forbid(unsafe_code)]
+
+mod dial;
+mod endpoint;
+mod greet;
+mod identity;
+mod link;
+mod queue;
+mod reader;
+mod socket;
+mod tls;
+mod unreachable;
+
+pub mod registry;
+
+pub use dial::DialError;
+pub use endpoint::{BindError, Endpoint, EndpointConfig};
+pub use identity::Identity;
+pub use link::{Closed, Link, LinkInfo, Owner, SendState};
+pub use reader::{Inbox, PacketWaiter};
+pub use socket::Counters;
+pub use tls::SUITE;

@@ -1,0 +1,340 @@
+//! A link: one QUIC connection to another node, carrying one distribution connection.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use macula_core::hello::Peer;
+use macula_core::path::liveness::{Liveness, Verdict};
+use parking_lot::Mutex;
+use quinn::{Connection, ConnectionError, VarInt};
+use tokio::sync::{mpsc, watch};
+
+use crate::greet::Greeted;
+use crate::queue::Queue;
+use crate::reader::{self, Command, Inbox, PacketWaiter, Window};
+use crate::socket::{MeshSocket, from_label};
+use crate::tls;
+use crate::unreachable::Watch;
+
+/// How long what was sent may take to be acknowledged when a link closes. A peer that is gone must
+/// not keep a closed link for longer.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How often a doubtful peer is judged.
+const JUDGE: Duration = Duration::from_millis(50);
+
+/// Why a link is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// This node closed it.
+    Local,
+    /// The peer closed it.
+    Peer,
+    /// The peer's port is closed and nothing comes from it any more.
+    Unreachable,
+    /// The peer broke the protocol.
+    Protocol(String),
+    /// The connection failed.
+    Lost(String),
+}
+
+impl From<ConnectionError> for Closed {
+    fn from(error: ConnectionError) -> Closed {
+        match error {
+            ConnectionError::ApplicationClosed(_) | ConnectionError::Reset => Closed::Peer,
+            ConnectionError::LocallyClosed => Closed::Local,
+            other => Closed::Lost(other.to_string()),
+        }
+    }
+}
+
+/// Who is told of a link's changes.
+pub trait Owner: Send + 'static {
+    /// A paused producer may go on.
+    fn writable(&self);
+
+    /// The link is closed. Not called once frames flow: then the inbox hears of it, after them.
+    fn closed(&self, reason: &Closed);
+}
+
+/// Whether the producer may go on after a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendState {
+    /// Yes.
+    Ready,
+    /// Only after [`Owner::writable`].
+    Wait,
+    /// The link is closed; nothing was taken.
+    Closed,
+}
+
+/// What is known of a link.
+#[derive(Clone, Debug)]
+pub struct LinkInfo {
+    /// The node at the other end.
+    pub node: String,
+    /// Where its datagrams go.
+    pub address: SocketAddr,
+    /// The TLS cipher suite.
+    pub suite: &'static str,
+    /// Round-trip time, as QUIC estimates it.
+    pub rtt: Duration,
+    /// Stream bytes received.
+    pub bytes_in: u64,
+    /// Stream bytes sent.
+    pub bytes_out: u64,
+    /// Frames received, without ticks.
+    pub msgs_in: u64,
+    /// Frames sent, ticks included.
+    pub msgs_out: u64,
+    /// Bytes that wait to be sent.
+    pub queue: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) msgs_in: AtomicU64,
+    /// Receipts that show the peer's emulator to be alive.
+    pub(crate) life_in: AtomicU64,
+    pub(crate) msgs_out: AtomicU64,
+}
+
+/// What a link's tasks share with it.
+pub(crate) struct LinkState {
+    connection: Connection,
+    queue: Arc<Queue>,
+    pub(crate) window: Window,
+    pub(crate) counters: Counters,
+    reason: OnceLock<Closed>,
+    closing: watch::Sender<bool>,
+    owner: Mutex<Option<Box<dyn Owner>>>,
+    established: OnceLock<String>,
+}
+
+/// One link. Dropping it closes it.
+pub struct Link {
+    id: u64,
+    peer: Peer,
+    socket: Arc<MeshSocket>,
+    state: Arc<LinkState>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl LinkState {
+    /// Resolves when the link is to close or has closed.
+    pub(crate) async fn closing(&self) {
+        // Fails only when the sender is dropped, which `self` owns.
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
+    }
+
+    /// Records the link's end and returns the reason given first.
+    pub(crate) fn ended(&self, reason: Closed) -> Closed {
+        let reason = self.reason.get_or_init(|| reason).clone();
+        self.queue.close();
+        self.closing.send_replace(true);
+        reason
+    }
+
+    fn tell_owner(&self, tell: impl Fn(&dyn Owner)) {
+        if let Some(owner) = &*self.owner.lock() {
+            tell(&**owner);
+        }
+    }
+}
+
+impl Link {
+    /// Takes over a connection whose hello is done.
+    pub(crate) fn new(
+        id: u64,
+        connection: Connection,
+        greeted: Greeted,
+        socket: Arc<MeshSocket>,
+        reports: Watch,
+    ) -> Arc<Link> {
+        let Greeted { send, receive, peer } = greeted;
+        let (commands, requests) = mpsc::unbounded_channel();
+        let state = Arc::new(LinkState {
+            connection,
+            queue: Arc::default(),
+            window: Window::new(),
+            counters: Counters::default(),
+            reason: OnceLock::new(),
+            closing: watch::Sender::new(false),
+            owner: Mutex::new(None),
+            established: OnceLock::new(),
+        });
+        tokio::spawn(reader::run(state.clone(), receive, requests));
+        tokio::spawn(write(state.clone(), send));
+        tokio::spawn(supervise(state.clone(), reports));
+        Arc::new(Link { id, peer, socket, state, commands })
+    }
+
+    /// A number no other link of this VM has.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What the hello told of the node at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Where the peer's datagrams go.
+    pub fn address(&self) -> SocketAddr {
+        from_label(self.socket.path(self.state.connection.remote_address()))
+    }
+
+    /// Sets who hears of the link; at once, when it is closed already.
+    pub fn set_owner(&self, owner: Box<dyn Owner>) {
+        let mut slot = self.state.owner.lock();
+        if let Some(reason) = self.state.reason.get() {
+            owner.closed(reason);
+        }
+        *slot = Some(owner);
+    }
+
+    /// Sends bytes as they are, before frames flow.
+    pub fn send_packet(&self, packet: Bytes) -> SendState {
+        self.push([packet], 1)
+    }
+
+    /// Asks for the next handshake packet.
+    pub fn receive_packet(&self, waiter: Box<dyn PacketWaiter>) {
+        self.command(Command::Packet(waiter));
+    }
+
+    /// The node `name` is up: from now on frames go to `inbox`.
+    pub fn establish(&self, name: String, inbox: impl Inbox) {
+        if self.state.established.set(name).is_ok() {
+            self.command(reader::start(self.state.clone(), inbox));
+        }
+    }
+
+    /// Sends whole frames (headers included), `count` of them. All are taken.
+    pub fn send(&self, chunks: impl IntoIterator<Item = Bytes>, count: u64) -> SendState {
+        self.push(chunks, count)
+    }
+
+    /// Sends a tick, ahead of what waits. False when the link is closed.
+    pub fn tick(&self) -> bool {
+        self.state.counters.msgs_out.fetch_add(1, Relaxed);
+        self.state.queue.tick()
+    }
+
+    /// Gives back what was delivered to the inbox as `bytes`.
+    pub fn credit(&self, bytes: usize) {
+        self.state.window.give(bytes);
+    }
+
+    /// Signs of life received, frames and ticks sent, bytes that wait; none when closed.
+    pub fn stat(&self) -> Option<(u64, u64, usize)> {
+        if self.state.reason.get().is_some() {
+            return None;
+        }
+        let counters = &self.state.counters;
+        let (life, sent) = (counters.life_in.load(Relaxed), counters.msgs_out.load(Relaxed));
+        Some((life, sent, self.state.queue.waiting()))
+    }
+
+    /// Closes the link once what was sent is acknowledged, or a bound has passed.
+    pub fn close(&self) {
+        self.state.ended(Closed::Local);
+    }
+
+    /// What is known of the link; none unless it is established and open.
+    pub fn info(&self) -> Option<LinkInfo> {
+        let node = self.state.established.get()?.clone();
+        if self.state.reason.get().is_some() {
+            return None;
+        }
+        let counters = &self.state.counters;
+        Some(LinkInfo {
+            node,
+            address: self.address(),
+            suite: tls::SUITE,
+            rtt: self.state.connection.rtt(),
+            bytes_in: counters.bytes_in.load(Relaxed),
+            bytes_out: self.state.queue.bytes_out.load(Relaxed),
+            msgs_in: counters.msgs_in.load(Relaxed),
+            msgs_out: counters.msgs_out.load(Relaxed),
+            queue: self.state.queue.waiting(),
+        })
+    }
+
+    fn push(&self, chunks: impl IntoIterator<Item = Bytes>, frames: u64) -> SendState {
+        match self.state.queue.push(chunks) {
+            None => SendState::Closed,
+            Some(pause) => {
+                self.state.counters.msgs_out.fetch_add(frames, Relaxed);
+                if pause { SendState::Wait } else { SendState::Ready }
+            }
+        }
+    }
+
+    /// A command that comes too late answers its asker: the reader is gone only after the end.
+    fn command(&self, command: Command) {
+        if let Err(mpsc::error::SendError(Command::Packet(waiter))) = self.commands.send(command) {
+            waiter.closed(&self.state.ended(Closed::Local));
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Writes what is queued; when the link closes, lets the peer acknowledge it all, then closes the
+/// connection.
+async fn write(state: Arc<LinkState>, mut stream: quinn::SendStream) {
+    let resume = || state.tell_owner(|owner| owner.writable());
+    state.queue.clone().write_to(&mut stream, resume).await;
+    let _ = tokio::time::timeout(DRAIN, stream.stopped()).await;
+    state.connection.close(VarInt::from_u32(0), b"closed");
+}
+
+/// Watches a link until it ends, and tells its owner when nobody reads frames yet.
+async fn supervise(state: Arc<LinkState>, reports: Watch) {
+    let reason = tokio::select! {
+        error = state.connection.closed() => error.into(),
+        () = gone(&state, &reports) => Closed::Unreachable,
+        () = state.closing() => Closed::Local,
+    };
+    let reason = state.ended(reason);
+    if reason == Closed::Unreachable {
+        // Nobody will acknowledge anything: no drain.
+        state.connection.close(VarInt::from_u32(0), b"unreachable");
+    }
+    if state.established.get().is_none() {
+        state.tell_owner(|owner| owner.closed(&reason));
+    }
+}
+
+/// Resolves when the peer is gone: see `macula_core::path::liveness`.
+async fn gone(state: &LinkState, reports: &Watch) {
+    let began = Instant::now();
+    let received = || state.connection.stats().udp_rx.datagrams;
+    let mut liveness = Liveness::default();
+    loop {
+        reports.next().await;
+        liveness.unreachable(began.elapsed(), received());
+        loop {
+            match liveness.verdict(began.elapsed(), received()) {
+                Verdict::Alive => break,
+                Verdict::Gone => return,
+                // quinn itself repeats what is unanswered, which brings an acknowledgement or
+                // the next report.
+                Verdict::Doubtful => {}
+            }
+            tokio::select! {
+                () = reports.next() => liveness.unreachable(began.elapsed(), received()),
+                () = tokio::time::sleep(JUDGE) => {}
+            }
+        }
+    }
+}

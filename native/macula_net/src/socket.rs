@@ -1,0 +1,281 @@
+//! The mesh socket: one UDP port under quinn, which decides per label where datagrams go.
+//!
+//! The addresses quinn sees are labels, always in IPv6 form; `macula_core::path::table` says which
+//! path a label takes. Datagrams that are not QUIC are told apart here and never reach quinn.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use macula_core::path::demux::{self, Kind};
+use macula_core::path::table::PathTable;
+use nix::errno::Errno;
+use parking_lot::RwLock;
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::io::Interest;
+
+/// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
+/// The kernel may grant less (`net.core.rmem_max`).
+const BUFFER: usize = 4 * 1024 * 1024;
+
+/// Receive errors taken in a row before the event loop gets its turn again.
+const ERRORS_IN_A_ROW: u32 = 32;
+
+/// What happened on the port, by reason; datagrams unless said otherwise.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Not sent: the system refused (no route, interface gone, too large).
+    pub send_errors: AtomicU64,
+    /// Receive calls that failed and were tried again.
+    pub receive_errors: AtomicU64,
+    /// STUN messages, which nothing here answers yet.
+    pub stun: AtomicU64,
+    /// Sealed packets, which nothing here opens yet.
+    pub sealed: AtomicU64,
+    /// Neither QUIC nor anything of ours.
+    pub unknown: AtomicU64,
+    /// ICMP "port unreachable" reports.
+    pub unreachable: AtomicU64,
+}
+
+/// The UDP socket quinn sends and receives through.
+#[derive(Debug)]
+pub(crate) struct MeshSocket {
+    io: tokio::net::UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    paths: RwLock<PathTable>,
+    pub(crate) counters: Counters,
+}
+
+impl MeshSocket {
+    /// Binds `ip` (none: all addresses, IPv6 and IPv4 alike where the system has both) and `port`.
+    pub(crate) fn bind(ip: Option<IpAddr>, port: u16) -> io::Result<Arc<MeshSocket>> {
+        let socket = match ip {
+            Some(ip) => bind_to(SocketAddr::new(ip, port))?,
+            None => match bind_to(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                    bind_to(SocketAddr::from(([0, 0, 0, 0], port)))?
+                }
+                bound => bound?,
+            },
+        };
+        let local = socket.local_addr()?;
+        report_errors(&socket, local)?;
+        Ok(Arc::new(MeshSocket {
+            state: UdpSocketState::new((&socket).into())?,
+            io: tokio::net::UdpSocket::from_std(socket)?,
+            local,
+            paths: RwLock::default(),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// The address bound.
+    pub(crate) fn bound(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Sends the datagrams of `label` along `path` from now on.
+    pub(crate) fn attach(&self, label: SocketAddr, path: SocketAddr) {
+        self.paths.write().attach(to_label(label), to_label(path));
+    }
+
+    /// Lets the datagrams of `label` go to itself again.
+    pub(crate) fn detach(&self, label: SocketAddr) {
+        self.paths.write().detach(to_label(label));
+    }
+
+    /// Where the datagrams of `label` go.
+    pub(crate) fn path(&self, label: SocketAddr) -> SocketAddr {
+        from_label(self.paths.read().path(label))
+    }
+
+    /// The next label for which a datagram came back as unreachable.
+    pub(crate) async fn unreachable(&self) -> io::Result<SocketAddr> {
+        loop {
+            self.io.ready(Interest::ERROR).await?;
+            match self.io.try_io(Interest::ERROR, || crate::unreachable::next_report(&self.io)) {
+                Ok(Some(path)) => {
+                    self.counters.unreachable.fetch_add(1, Relaxed);
+                    return Ok(self.paths.read().label(to_label(path)));
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit))
+    }
+
+    /// Sends over an error that belongs to an earlier datagram, or to a source address that this
+    /// machine has lost: both clear with the next attempt.
+    fn send_again(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.send(&Transmit { src_ip: None, ..transmit.clone() })
+    }
+
+    /// Counts and blanks what is not QUIC in a received buffer, which may hold several datagrams.
+    fn take_foreign(&self, buffer: &mut [u8], stride: usize) {
+        for datagram in buffer.chunks_mut(stride.max(1)) {
+            let counter = match demux::classify(datagram) {
+                Kind::Quic => continue,
+                Kind::Stun => &self.counters.stun,
+                Kind::Sealed => &self.counters.sealed,
+                Kind::Unknown => &self.counters.unknown,
+            };
+            counter.fetch_add(1, Relaxed);
+            if let Some(first) = datagram.first_mut() {
+                *first = demux::NOT_QUIC;
+            }
+        }
+    }
+
+    fn received(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
+        let paths = self.paths.read();
+        for (buf, meta) in bufs.iter_mut().zip(metas) {
+            self.take_foreign(&mut buf[..meta.len], meta.stride);
+            meta.addr = to_label(meta.addr);
+            if !paths.is_empty() {
+                let label = paths.label(meta.addr);
+                if label != meta.addr {
+                    meta.addr = label;
+                    // quinn keeps the first one for good; on a moved path it would be wrong.
+                    meta.dst_ip = None;
+                }
+            }
+        }
+    }
+}
+
+impl AsyncUdpSocket for MeshSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable(self))
+    }
+
+    /// Only a full socket is an error here: any other would end the connection's driver in quinn,
+    /// while for QUIC a datagram that could not be sent is just a lost one.
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let label = to_label(transmit.destination);
+        let path = self.paths.read().path(label);
+        let moved = path != label;
+        let transmit = Transmit {
+            destination: if self.local.is_ipv4() { from_label(path) } else { path },
+            src_ip: transmit.src_ip.filter(|_| !moved),
+            ..transmit.clone()
+        };
+        let sent = match self.send(&transmit) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.send_again(&transmit),
+            sent => sent,
+        };
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(_) => {
+                self.counters.send_errors.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        for _ in 0..ERRORS_IN_A_ROW {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let received = self
+                .io
+                .try_io(Interest::READABLE, || self.state.recv((&self.io).into(), bufs, meta));
+            match received {
+                Ok(count) => {
+                    self.received(bufs, &mut meta[..count]);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // An ICMP report about an earlier datagram also shows here. Nothing that a
+                // receive call says may reach quinn: it would give up the whole endpoint.
+                Err(_) => {
+                    self.counters.receive_errors.fetch_add(1, Relaxed);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Always in IPv6 form, so that quinn takes labels of both families.
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(to_label(self.local))
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.state.gro_segments()
+    }
+}
+
+/// Tells quinn when the socket takes datagrams again.
+#[derive(Debug)]
+struct Writable(Arc<MeshSocket>);
+
+impl UdpPoller for Writable {
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.io.poll_send_ready(cx)
+    }
+}
+
+/// An address in the form quinn sees: IPv4 as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2).
+pub(crate) fn to_label(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        v6 => v6,
+    }
+}
+
+/// An address as people write it: IPv4-mapped IPv6 as IPv4.
+pub(crate) fn from_label(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn bind_to(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    // Smaller buffers cost throughput, not correctness.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Asks for ICMP errors on the socket's error queue.
+fn report_errors(socket: &std::net::UdpSocket, local: SocketAddr) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    if local.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
+    }
+    match setsockopt(socket, sockopt::Ipv4RecvErr, &true) {
+        // An IPv6-only socket has no such option.
+        Err(Errno::ENOPROTOOPT | Errno::EINVAL) if local.is_ipv6() => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,194 @@
+//! The endpoint of this VM, for Erlang.
+
+use std::sync::Arc;
+
+use macula_net::{BindError, Endpoint, EndpointConfig, Link, LinkInfo};
+use rustler::{Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term};
+use tokio::sync::watch;
+
+use crate::link::LinkResource;
+use crate::measure::measured;
+use crate::runtime::{self, post};
+use crate::term::{Address, Ip, Text, binary, error};
+use crate::{atoms, halt};
+
+/// Closes the endpoint when its owner dies or when Erlang forgets it.
+pub(crate) struct EndpointResource {
+    pub(crate) endpoint: Arc<Endpoint>,
+    acceptor: watch::Sender<Option<LocalPid>>,
+}
+
+#[rustler::resource_impl]
+impl Resource for EndpointResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _owner: LocalPid, _monitor: Monitor) {
+        self.shut_down_later();
+    }
+}
+
+impl EndpointResource {
+    fn shut_down_later(&self) {
+        let endpoint = self.endpoint.clone();
+        if let Some(runtime) = runtime::running() {
+            runtime.spawn(async move { endpoint.shut_down().await });
+        }
+    }
+}
+
+impl Drop for EndpointResource {
+    fn drop(&mut self) {
+        self.shut_down_later();
+    }
+}
+
+#[derive(NifMap)]
+struct Options<'a> {
+    owner: LocalPid,
+    ip: Term<'a>,
+    ports: Vec<u16>,
+    name: Term<'a>,
+    threads: usize,
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn endpoint_open<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> {
+    measured!("endpoint_open", dirty);
+    let ip = match options.ip.decode::<rustler::Atom>() {
+        Ok(atom) if atom == atoms::any() => None,
+        _ => Some(options.ip.decode::<Ip>()?.0),
+    };
+    let name = options.name.decode::<Text>()?.0;
+    let config = EndpointConfig { ip, ports: options.ports, name };
+    Ok(match open(&config, options.threads) {
+        Ok(endpoint) => {
+            let resource = resource(endpoint);
+            // A dead owner has no use for it: dropping the resource closes the endpoint.
+            env.monitor(&resource, &options.owner);
+            (atoms::ok(), resource).encode(env)
+        }
+        Err(BindError::InUse) => error(env, atoms::eaddrinuse()),
+        Err(BindError::Failed(text)) => {
+            error(env, (atoms::bind_failed(), binary(env, text.as_bytes())))
+        }
+    })
+}
+
+fn open(config: &EndpointConfig, threads: usize) -> Result<Arc<Endpoint>, BindError> {
+    let runtime = runtime::start(threads).map_err(|error| BindError::Failed(error.to_string()))?;
+    let _within = runtime.enter();
+    Endpoint::open(config).map(Arc::new)
+}
+
+fn resource(endpoint: Arc<Endpoint>) -> ResourceArc<EndpointResource> {
+    halt::remember(&endpoint);
+    let acceptor = watch::Sender::new(None);
+    if let Some(runtime) = runtime::running() {
+        runtime.spawn(announce(Arc::downgrade(&endpoint), acceptor.subscribe()));
+    }
+    ResourceArc::new(EndpointResource { endpoint, acceptor })
+}
+
+/// Passes accepted links to the acceptor of the moment; until there is one they wait.
+async fn announce(
+    endpoint: std::sync::Weak<Endpoint>,
+    mut acceptor: watch::Receiver<Option<LocalPid>>,
+) {
+    // The endpoint is held while it waits for a link: closing it ends that wait.
+    while let Some(link) = match endpoint.upgrade() {
+        Some(endpoint) => endpoint.accept().await,
+        None => None,
+    } {
+        let pid = match acceptor.wait_for(Option::is_some).await {
+            Ok(pid) => *pid,
+            Err(_) => return,
+        };
+        if let Some(pid) = pid {
+            post(pid, move |env| accepted(env, link, pid));
+        }
+    }
+}
+
+fn accepted(env: Env<'_>, link: Arc<Link>, acceptor: LocalPid) -> Term<'_> {
+    let node = binary(env, link.peer().name.as_bytes());
+    let address = Address(link.address()).encode(env);
+    let keys = [atoms::node(), atoms::address()];
+    let peer = map(env, &keys, &[node, address]);
+    (atoms::macula_accept(), LinkResource::owned_by(link, acceptor), peer).encode(env)
+}
+
+#[rustler::nif]
+fn endpoint_address(env: Env<'_>, endpoint: ResourceArc<EndpointResource>) -> Term<'_> {
+    measured!("endpoint_address", normal);
+    Address(endpoint.endpoint.address()).encode(env)
+}
+
+#[rustler::nif]
+fn endpoint_rename(endpoint: ResourceArc<EndpointResource>, name: Text) -> rustler::Atom {
+    measured!("endpoint_rename", normal);
+    endpoint.endpoint.rename(name.0);
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn endpoint_accept(endpoint: ResourceArc<EndpointResource>, acceptor: LocalPid) -> rustler::Atom {
+    measured!("endpoint_accept", normal);
+    endpoint.acceptor.send_replace(Some(acceptor));
+    atoms::ok()
+}
+
+/// Waits until the port is free: the next `listen` may want the same one.
+#[rustler::nif(schedule = "DirtyIo")]
+fn endpoint_close(endpoint: ResourceArc<EndpointResource>) -> rustler::Atom {
+    measured!("endpoint_close", dirty);
+    if let Some(runtime) = runtime::running() {
+        runtime.block_on(endpoint.endpoint.shut_down());
+    }
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn endpoint_links(env: Env<'_>, endpoint: ResourceArc<EndpointResource>) -> Term<'_> {
+    measured!("endpoint_links", normal);
+    let links = endpoint.endpoint.links();
+    links.iter().map(|link| info(env, link)).collect::<Vec<_>>().encode(env)
+}
+
+fn info<'a>(env: Env<'a>, link: &LinkInfo) -> Term<'a> {
+    let fields = [
+        (atoms::node(), binary(env, link.node.as_bytes())),
+        (atoms::address(), Address(link.address).encode(env)),
+        (atoms::path(), atoms::direct().encode(env)),
+        (atoms::tls(), binary(env, link.suite.as_bytes())),
+        (atoms::rtt_us(), (link.rtt.as_micros() as u64).encode(env)),
+        (atoms::bytes_in(), link.bytes_in.encode(env)),
+        (atoms::bytes_out(), link.bytes_out.encode(env)),
+        (atoms::msgs_in(), link.msgs_in.encode(env)),
+        (atoms::msgs_out(), link.msgs_out.encode(env)),
+        (atoms::queue(), link.queue.encode(env)),
+    ];
+    let (keys, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+    map(env, &keys, &values)
+}
+
+#[rustler::nif]
+fn endpoint_stats<'a>(
+    env: Env<'a>,
+    endpoint: ResourceArc<EndpointResource>,
+) -> NifResult<Term<'a>> {
+    measured!("endpoint_stats", normal);
+    let counters = endpoint.endpoint.counters().into_iter();
+    let fields = counters.map(|(name, count)| {
+        let key = rustler::Atom::from_str(env, name)?;
+        Ok((key, count.encode(env)))
+    });
+    let fields: NifResult<Vec<_>> = fields.collect();
+    let (keys, values): (Vec<_>, Vec<_>) = fields?.into_iter().unzip();
+    Ok(map(env, &keys, &values))
+}
+
+/// A map of distinct keys.
+fn map<'a>(env: Env<'a>, keys: &[rustler::Atom], values: &[Term<'a>]) -> Term<'a> {
+    // Fails only for keys that occur twice, which ours do not.
+    Term::map_from_arrays(env, keys, values).unwrap_or_else(|_| Term::map_new(env))
+}

@@ -1,0 +1,178 @@
+//! For tests (feature `measure`): the CPU time of every NIF call, and the bytes allocated here.
+//!
+//! With `MACULA_CALL_TIMES` naming a directory, a table is kept there in a file per VM, so that a
+//! whole test run can be judged, nodes that were killed included.
+
+use rustler::{Env, Term};
+
+#[cfg(not(feature = "measure"))]
+mod inner {
+    use rustler::{Encoder, Env, Term};
+    use tokio::runtime::Handle;
+
+    pub(crate) fn report(_: &Handle) {}
+
+    pub(super) fn call_times(env: Env<'_>) -> Term<'_> {
+        crate::atoms::not_recorded().encode(env)
+    }
+
+    pub(super) fn memory(env: Env<'_>) -> Term<'_> {
+        crate::atoms::not_recorded().encode(env)
+    }
+
+    /// Records the rest of the block as one call of the named function.
+    macro_rules! measured {
+        ($name:literal, $scheduler:ident) => {};
+    }
+    pub(crate) use measured;
+}
+
+#[cfg(feature = "measure")]
+mod inner {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::fmt::Write;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+    use std::time::Duration;
+
+    use nix::time::{ClockId, clock_gettime};
+    use parking_lot::Mutex;
+    use rustler::{Encoder, Env, Term};
+    use tokio::runtime::Handle;
+
+    /// How often the table is written; a killed VM loses no more than this.
+    const WRITE_EVERY: Duration = Duration::from_millis(500);
+
+    static METERS: Mutex<Vec<&'static Meter>> = Mutex::new(Vec::new());
+    static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+
+    struct Counting;
+
+    // SAFETY: every call is passed on unchanged to the system allocator; counting touches nothing
+    // of what it returns.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            ALLOCATED.fetch_add(layout.size(), Relaxed);
+            // SAFETY: the caller's promise about `layout` is passed on.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+            ALLOCATED.fetch_sub(layout.size(), Relaxed);
+            // SAFETY: the caller's promise about `block` and `layout` is passed on.
+            unsafe { System.dealloc(block, layout) }
+        }
+    }
+
+    /// The kinds of scheduler, as `measured!` names them.
+    #[expect(non_upper_case_globals, reason = "they read as words in `measured!`")]
+    pub(crate) const normal: bool = false;
+    #[expect(non_upper_case_globals, reason = "as above")]
+    pub(crate) const dirty: bool = true;
+
+    /// The calls of one function.
+    pub(crate) struct Meter {
+        name: &'static str,
+        dirty: bool,
+        listed: AtomicBool,
+        calls: AtomicU64,
+        max_ns: AtomicU64,
+    }
+
+    /// A call under way.
+    pub(crate) struct Call {
+        meter: &'static Meter,
+        began: Duration,
+    }
+
+    impl Meter {
+        pub(crate) const fn new(name: &'static str, dirty: bool) -> Meter {
+            let (calls, max_ns) = (AtomicU64::new(0), AtomicU64::new(0));
+            Meter { name, dirty, listed: AtomicBool::new(false), calls, max_ns }
+        }
+
+        pub(crate) fn call(&'static self) -> Call {
+            if !self.listed.swap(true, Relaxed) {
+                METERS.lock().push(self);
+            }
+            Call { meter: self, began: thread_time() }
+        }
+    }
+
+    impl Drop for Call {
+        fn drop(&mut self) {
+            let spent = thread_time().saturating_sub(self.began);
+            self.meter.calls.fetch_add(1, Relaxed);
+            self.meter.max_ns.fetch_max(spent.as_nanos() as u64, Relaxed);
+        }
+    }
+
+    /// CPU time of this thread: time in which the machine ran something else does not count.
+    fn thread_time() -> Duration {
+        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+    }
+
+    pub(crate) fn report(handle: &Handle) {
+        let Some(directory) = std::env::var_os("MACULA_CALL_TIMES") else {
+            return;
+        };
+        let file = PathBuf::from(directory).join(format!("{}.tsv", std::process::id()));
+        handle.spawn(async move {
+            loop {
+                tokio::time::sleep(WRITE_EVERY).await;
+                // A test's aid must not disturb what it measures: without the file, no table.
+                let _ = write_table(&file);
+            }
+        });
+    }
+
+    fn write_table(file: &Path) -> std::io::Result<()> {
+        let mut table = String::new();
+        for meter in METERS.lock().iter() {
+            let scheduler = if meter.dirty { "dirty" } else { "normal" };
+            let (calls, max) = (meter.calls.load(Relaxed), meter.max_ns.load(Relaxed));
+            let _ = writeln!(table, "{}\t{scheduler}\t{calls}\t{max}", meter.name);
+        }
+        let new = file.with_extension("new");
+        std::fs::write(&new, table)?;
+        std::fs::rename(new, file)
+    }
+
+    pub(super) fn call_times(env: Env<'_>) -> Term<'_> {
+        let meters = METERS.lock();
+        let rows = meters.iter().map(|meter| {
+            let (calls, max) = (meter.calls.load(Relaxed), meter.max_ns.load(Relaxed));
+            let name = rustler::Atom::from_str(env, meter.name);
+            (name.ok(), calls, max, meter.dirty)
+        });
+        rows.collect::<Vec<_>>().encode(env)
+    }
+
+    pub(super) fn memory(env: Env<'_>) -> Term<'_> {
+        ALLOCATED.load(Relaxed).encode(env)
+    }
+
+    macro_rules! measured {
+        ($name:literal, $scheduler:ident) => {
+            static METER: $crate::measure::Meter =
+                $crate::measure::Meter::new($name, $crate::measure::$scheduler);
+            let _call = METER.call();
+        };
+    }
+    pub(crate) use measured;
+}
+
+pub(crate) use inner::*;
+
+#[rustler::nif]
+fn call_times(env: Env<'_>) -> Term<'_> {
+    inner::call_times(env)
+}
+
+#[rustler::nif]
+fn memory(env: Env<'_>) -> Term<'_> {
+    inner::memory(env)
+}

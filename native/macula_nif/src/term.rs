@@ -1,0 +1,116 @@
+//! Erlang's terms for addresses and reasons.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use macula_core::hello::Refusal;
+use macula_net::{Closed, DialError};
+use rustler::{Binary, Decoder, Encoder, Env, Error, NewBinary, NifResult, Term};
+
+use crate::atoms;
+
+/// `inet:ip_address()`.
+pub(crate) struct Ip(pub(crate) IpAddr);
+
+impl<'a> Decoder<'a> for Ip {
+    fn decode(term: Term<'a>) -> NifResult<Ip> {
+        if let Ok((a, b, c, d)) = term.decode::<(u8, u8, u8, u8)>() {
+            return Ok(Ip(Ipv4Addr::new(a, b, c, d).into()));
+        }
+        let fields = rustler::types::tuple::get_tuple(term)?;
+        let fields: Vec<u16> =
+            fields.iter().map(|field| field.decode()).collect::<Result<_, _>>()?;
+        let fields: [u16; 8] = fields.try_into().map_err(|_| Error::BadArg)?;
+        Ok(Ip(Ipv6Addr::from(fields).into()))
+    }
+}
+
+impl Encoder for Ip {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self.0 {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                (a, b, c, d).encode(env)
+            }
+            IpAddr::V6(v6) => {
+                let fields: Vec<Term<'a>> = v6.segments().iter().map(|s| s.encode(env)).collect();
+                rustler::types::tuple::make_tuple(env, &fields)
+            }
+        }
+    }
+}
+
+/// `{inet:ip_address(), inet:port_number()}`.
+pub(crate) struct Address(pub(crate) SocketAddr);
+
+impl<'a> Decoder<'a> for Address {
+    fn decode(term: Term<'a>) -> NifResult<Address> {
+        let (ip, port): (Ip, u16) = term.decode()?;
+        Ok(Address(SocketAddr::new(ip.0, port)))
+    }
+}
+
+impl Encoder for Address {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        (Ip(self.0.ip()), self.0.port()).encode(env)
+    }
+}
+
+/// A UTF-8 binary that is copied in.
+pub(crate) struct Text(pub(crate) String);
+
+impl<'a> Decoder<'a> for Text {
+    fn decode(term: Term<'a>) -> NifResult<Text> {
+        let binary: Binary<'a> = term.decode()?;
+        let text = std::str::from_utf8(&binary).map_err(|_| Error::BadArg)?;
+        Ok(Text(text.to_owned()))
+    }
+}
+
+/// A new binary with `bytes`.
+pub(crate) fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+    let mut binary = NewBinary::new(env, bytes.len());
+    binary.as_mut_slice().copy_from_slice(bytes);
+    Binary::from(binary).to_term(env)
+}
+
+/// `{error, Reason}`.
+pub(crate) fn error<'a>(env: Env<'a>, reason: impl Encoder) -> Term<'a> {
+    (atoms::error(), reason).encode(env)
+}
+
+/// Why a link is closed, as an atom or `{Atom, Text}`.
+pub(crate) fn closed<'a>(env: Env<'a>, reason: &Closed) -> Term<'a> {
+    match reason {
+        Closed::Local => atoms::local().encode(env),
+        Closed::Peer => atoms::peer_closed().encode(env),
+        Closed::Unreachable => atoms::unreachable().encode(env),
+        Closed::Protocol(text) => {
+            (atoms::protocol_error(), binary(env, text.as_bytes())).encode(env)
+        }
+        Closed::Lost(text) => (atoms::connection_lost(), binary(env, text.as_bytes())).encode(env),
+    }
+}
+
+/// Why an address gave no link.
+pub(crate) fn dial_error<'a>(env: Env<'a>, reason: &DialError) -> Term<'a> {
+    let text = |tag: rustler::Atom, text: &str| (tag, binary(env, text.as_bytes())).encode(env);
+    match reason {
+        DialError::Timeout => atoms::timeout().encode(env),
+        DialError::PortClosed => atoms::port_closed().encode(env),
+        DialError::Refused(refusal) => (atoms::refused(), refusal_atom(*refusal)).encode(env),
+        DialError::Version(low, high) => (atoms::version_mismatch(), *low, *high).encode(env),
+        DialError::NotMacula(why) => text(atoms::not_macula(), why),
+        DialError::Tls(why) => text(atoms::tls(), why),
+        DialError::Io(why) => text(atoms::io(), why),
+    }
+}
+
+fn refusal_atom(refusal: Refusal) -> rustler::Atom {
+    match refusal {
+        Refusal::WrongName => atoms::wrong_name(),
+        Refusal::Version => atoms::version_mismatch(),
+        Refusal::Proof => atoms::proof(),
+        Refusal::Malformed => atoms::malformed(),
+        Refusal::Other(_) => atoms::later_version(),
+    }
+}

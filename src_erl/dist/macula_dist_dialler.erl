@@ -1,0 +1,100 @@
+%% @doc Reaches a node by racing every address its name resolves to: a batch
+%% is dialled as soon as its source answers, and the first peer that proves to
+%% be that node wins.
+-module(macula_dist_dialler).
+
+-export([connect/2]).
+
+-export_type([request/0]).
+
+-type request() :: #{endpoint := macula_nif:endpoint(), node := node(),
+                     parts := macula_dist_name:parts(), own_name := binary(),
+                     timeout := pos_integer()}.
+
+%% The native side gives up this much before us, and so can tell each
+%% address's own reason.
+-define(REPORT_MS, 50).
+
+-record(race, {request :: request(),
+               deadline :: integer(),
+               resolvers :: #{pid() => macula_dist_resolver:source()},
+               dials = #{} :: #{integer() => {macula_nif:dial(), macula_dist_resolver:source()}},
+               tried = [] :: [macula_nif:address()],
+               failures = [] :: [macula_dist_log:attempt()]}).
+
+%% @doc Races for a link and gives it to `Adopt', whose answer is the result.
+%%
+%% The race runs in a process of its own. What comes too late, a second link
+%% or a slow resolver's answer, goes with it, instead of staying for good in
+%% the mailbox of the caller, the connection's ticker. Until it is adopted the
+%% link belongs to that process, which is why `Adopt' is called there.
+-spec connect(request(), fun((macula_nif:link()) -> Result)) ->
+          {ok, Result} | {error, [macula_dist_log:attempt()]}.
+connect(Request, Adopt) ->
+    Caller = self(),
+    Race = spawn_link(fun() -> Caller ! {self(), run(Request, Adopt)} end),
+    receive
+        {Race, Result} -> Result
+    end.
+
+run(#{node := Node, parts := Parts, timeout := Timeout} = Request, Adopt) ->
+    Race = #race{request = Request,
+                 deadline = now_ms() + Timeout,
+                 resolvers = macula_dist_resolver:start(Node, Parts, Timeout)},
+    case loop(Race) of
+        {ok, Link} -> {ok, Adopt(Link)};
+        {error, _} = Error -> Error
+    end.
+
+loop(#race{resolvers = Resolvers, dials = Dials, failures = Failures})
+  when map_size(Resolvers) =:= 0, map_size(Dials) =:= 0 ->
+    {error, lists:reverse(Failures)};
+loop(#race{resolvers = Resolvers, dials = Dials} = Race) ->
+    receive
+        {candidates, Pid, Found} ->
+            {Source, Left} = maps:take(Pid, Resolvers),
+            loop(candidates(Found, Source, Race#race{resolvers = Left}));
+        {macula_dial, Id, Result} when is_map_key(Id, Dials) ->
+            {{_, Source}, Left} = maps:take(Id, Dials),
+            dialled(Result, Source, Race#race{dials = Left})
+    after left(Race) ->
+        {error, lists:reverse(Race#race.failures, unfinished(Race))}
+    end.
+
+dialled({ok, Link}, _, #race{dials = Others}) ->
+    cancel(Others),
+    {ok, Link};
+dialled({error, Reasons}, Source, #race{failures = Failures} = Race) ->
+    New = [#{source => Source, address => Address, reason => Reason}
+           || {Address, Reason} <- Reasons],
+    loop(Race#race{failures = lists:reverse(New, Failures)}).
+
+candidates({error, Reason}, Source, #race{failures = Failures} = Race) ->
+    Race#race{failures = [#{source => Source, reason => Reason} | Failures]};
+candidates({ok, Addresses}, Source, #race{tried = Tried} = Race) ->
+    %% Two sources often name one address.
+    dial(Addresses -- Tried, Source, Race).
+
+dial([], _, Race) ->
+    Race;
+dial(Addresses, Source, #race{request = Request, dials = Dials, tried = Tried} = Race) ->
+    #{endpoint := Endpoint, node := Node, own_name := OwnName} = Request,
+    Id = erlang:unique_integer([positive]),
+    {ok, Dial} = macula_nif:dial(Endpoint, #{id => Id, addresses => Addresses,
+                                             target => atom_to_binary(Node, utf8),
+                                             name => OwnName,
+                                             timeout => max(1, left(Race) - ?REPORT_MS)}),
+    Race#race{dials = Dials#{Id => {Dial, Source}}, tried = Addresses ++ Tried}.
+
+cancel(Dials) ->
+    maps:foreach(fun(_, {Dial, _}) -> macula_nif:dial_cancel(Dial) end, Dials).
+
+unfinished(#race{resolvers = Resolvers, dials = Dials}) ->
+    Sources = maps:values(Resolvers) ++ [Source || {_, Source} <- maps:values(Dials)],
+    [#{source => Source, reason => timeout} || Source <- Sources].
+
+left(#race{deadline = Deadline}) ->
+    max(0, Deadline - now_ms()).
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).

@@ -1,0 +1,204 @@
+%% @doc Holds this node's native endpoint and its entry in the machine's
+%% registry. Opened by listen, or by the first dial of a node that does not
+%% listen (-dist_listen false, -remsh, dynamic names).
+%%
+%% It runs under net_sup, where a crash would halt the VM: whatever can fail
+%% is an answer here.
+-module(macula_dist_endpoint).
+
+-behaviour(gen_server).
+
+-export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, links/0, stats/0]).
+-export([init/1, handle_call/3, handle_cast/2, terminate/2]).
+
+-export_type([handle/0]).
+
+%% What net_kernel holds as the listening socket.
+-type handle() :: {macula_listen, reference()}.
+
+-record(open, {endpoint :: macula_nif:endpoint(),
+               name :: binary(),
+               handle :: handle() | undefined,
+               registration :: macula_nif:registration() | undefined}).
+
+-type state() :: closed | #open{}.
+
+-spec start_link() -> {ok, pid()} | {error, term()}.
+start_link() ->
+    case gen_server:start_link({local, ?MODULE}, ?MODULE, [], []) of
+        {ok, Pid} -> {ok, Pid};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Opens the endpoint under this name. An endpoint that is open already,
+%% from an earlier name of this node, is closed with all its links.
+-spec listen(node(), macula_dist_name:parts()) ->
+          {ok, handle(), macula_nif:address()} | {error, term()}.
+listen(Node, Parts) ->
+    call({listen, Node, Parts}).
+
+%% @doc From now on `Pid' gets the incoming links.
+-spec accept(handle(), pid()) -> ok | {error, closed}.
+accept(Handle, Pid) ->
+    case call({accept, Handle, Pid}) of
+        ok -> ok;
+        {error, _} -> {error, closed}
+    end.
+
+%% @doc Closes what `listen' opened, unless it was replaced since.
+-spec close(handle()) -> ok.
+close(Handle) ->
+    _ = call({close, Handle}),
+    ok.
+
+%% @doc The endpoint to dial from; opened now if need be.
+-spec dialling() -> {ok, macula_nif:endpoint()} | {error, term()}.
+dialling() ->
+    call(dialling).
+
+%% @doc The peer that was dialled first gave this node its name.
+-spec named(node()) -> ok.
+named(Node) ->
+    gen_server:cast(?MODULE, {named, Node}).
+
+%% @doc The established links, by the native side's count.
+-spec links() -> [#{node := binary(), atom() => term()}].
+links() ->
+    case call(links) of
+        {error, _} -> [];
+        Links -> Links
+    end.
+
+%% @doc Counters of the native side.
+-spec stats() -> #{atom() => integer()}.
+stats() ->
+    case call(stats) of
+        {error, _} -> #{};
+        Stats -> Stats
+    end.
+
+%% Without the carrier, or while it stops, there is just no endpoint.
+call(Request) ->
+    try
+        gen_server:call(?MODULE, Request, infinity)
+    catch
+        exit:_ -> {error, not_running}
+    end.
+
+-spec init([]) -> {ok, state()}.
+init([]) ->
+    process_flag(trap_exit, true),
+    ok = macula_dist_log:init(),
+    {ok, closed}.
+
+-spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.
+handle_call(Request, _From, State) ->
+    try
+        {Reply, NewState} = answer(Request, State),
+        {reply, Reply, NewState}
+    catch
+        Class:Reason:Stack ->
+            macula_dist_log:note(endpoint_error, {Class, Reason, Stack}),
+            {reply, {error, Reason}, after_error(Request, State)}
+    end.
+
+%% Listening begins by closing what was open.
+after_error({listen, _, _}, _) -> closed;
+after_error(_, State) -> State.
+
+-spec handle_cast(term(), state()) -> {noreply, state()}.
+handle_cast({named, Node}, #open{name = <<>>, endpoint = Endpoint} = State) ->
+    Name = atom_to_binary(Node, utf8),
+    ok = macula_nif:endpoint_rename(Endpoint, Name),
+    {noreply, State#open{name = Name}};
+handle_cast(_, State) ->
+    {noreply, State}.
+
+-spec terminate(term(), state()) -> ok.
+terminate(_Reason, State) ->
+    shut(State).
+
+answer({listen, Node, Parts}, State) ->
+    shut(State),
+    listening(open(atom_to_binary(Node, utf8), Parts));
+answer({accept, Handle, Pid}, #open{handle = Handle, endpoint = Endpoint} = State) ->
+    {macula_nif:endpoint_accept(Endpoint, Pid), State};
+answer({accept, _, _}, State) ->
+    {{error, closed}, State};
+answer({close, Handle}, #open{handle = Handle} = State) ->
+    shut(State),
+    {ok, closed};
+answer({close, _}, State) ->
+    {ok, State};
+answer(dialling, #open{endpoint = Endpoint} = State) ->
+    {{ok, Endpoint}, State};
+answer(dialling, closed) ->
+    dial_only(open(<<>>, #{port => default}));
+answer(links, #open{endpoint = Endpoint} = State) ->
+    {macula_nif:endpoint_links(Endpoint), State};
+answer(links, closed) ->
+    {[], closed};
+answer(stats, #open{endpoint = Endpoint} = State) ->
+    {macula_nif:endpoint_stats(Endpoint), State};
+answer(stats, closed) ->
+    {#{}, closed}.
+
+listening({error, _} = Error) ->
+    {Error, closed};
+listening({ok, #open{endpoint = Endpoint, name = Name} = Open}) ->
+    Address = macula_nif:endpoint_address(Endpoint),
+    case macula_dist_registry:publish(Name, Address) of
+        {error, taken} ->
+            shut(Open),
+            {{error, duplicate_name}, closed};
+        {error, Reason} ->
+            %% Others on this machine then need a port in the name or a peer
+            %% table; that is no reason not to run.
+            macula_dist_log:note(registry_unusable, Reason),
+            listens(Open, Address);
+        {ok, Registration} ->
+            listens(Open#open{registration = Registration}, Address)
+    end.
+
+listens(Open, Address) ->
+    Handle = {macula_listen, make_ref()},
+    {{ok, Handle, Address}, Open#open{handle = Handle}}.
+
+dial_only({error, _} = Error) -> {Error, closed};
+dial_only({ok, #open{endpoint = Endpoint} = Open}) -> {{ok, Endpoint}, Open}.
+
+open(Name, #{port := NodePort}) ->
+    case macula_nif:load() of
+        ok ->
+            ok = macula_config:load(),
+            configured(Name, macula_config:read(NodePort));
+        {error, _} = Error ->
+            Error
+    end.
+
+configured(_, {error, _} = Error) ->
+    Error;
+configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
+    #{interface := {Ip, _}, threads := {Threads, _}} = Config,
+    Ports = ports(Name, Choice),
+    case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
+                                    name => Name, threads => Threads}) of
+        {ok, Endpoint} -> {ok, #open{endpoint = Endpoint, name = Name}};
+        {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
+        {error, _} = Error -> Error
+    end.
+
+%% What cannot be dialled needs no port of its own, and must not take the one
+%% that a node beside it was configured with: a release's tools share its
+%% environment.
+ports(<<>>, _) -> [0];
+ports(_, Choice) -> macula_config:ports(Choice).
+
+shut(closed) ->
+    ok;
+shut(#open{endpoint = Endpoint, registration = Registration}) ->
+    withdraw(Registration),
+    ok = macula_nif:endpoint_close(Endpoint).
+
+withdraw(undefined) -> ok;
+withdraw(Registration) -> macula_dist_registry:withdraw(Registration).

@@ -1,0 +1,73 @@
+%% @doc The input side of one link: hands received frames to the emulator and
+%% gives the credit back. The only process that may do so for its connection.
+%% It also hears of the link's end, since that comes after the last frame.
+-module(macula_dist_input).
+
+-export([start_link/2, finish/1]).
+-export([init/2]).
+
+%% A connection that took no more data is being torn down by net_kernel; this
+%% is how long that may take before this process goes by itself.
+-define(CONTROLLER_TIMEOUT, 30_000).
+
+%% After this much, drop references to what was delivered: an idle process
+%% would keep the last large binaries alive.
+-define(COLLECT_BYTES, 1_048_576).
+
+%% @doc Started by, and linked to, the bridge.
+%%
+%% Priority normal: decoding then competes fairly with the processes that
+%% receive the messages; a higher one would fill mailboxes faster than their
+%% owners, on the same scheduler, could empty them. Credit bounds the queue,
+%% off_heap keeps it out of every collection of this process, and
+%% fullsweep_after 0 frees binaries at the first one.
+-spec start_link(macula_nif:link(), erlang:dist_handle()) -> pid().
+start_link(Link, DHandle) ->
+    spawn_opt(?MODULE, init, [Link, DHandle],
+              [link, {message_queue_data, off_heap}, {fullsweep_after, 0}]).
+
+%% @doc Delivers what has come so far, then goes, and so ends the connection.
+-spec finish(pid()) -> ok.
+finish(Input) ->
+    Input ! finish,
+    ok.
+
+-spec init(macula_nif:link(), erlang:dist_handle()) -> no_return().
+init(Link, DHandle) ->
+    loop(Link, macula_nif:link_id(Link), DHandle, 0).
+
+loop(Link, Id, DHandle, Since) ->
+    receive
+        {macula_frames, Id, Frames, Bytes} ->
+            ok = deliver(Frames, DHandle),
+            ok = macula_nif:link_credit(Link, Bytes),
+            loop(Link, Id, DHandle, collect(Since + Bytes));
+        {macula_link, Id, {closed, _}} ->
+            exit(connection_closed);
+        finish ->
+            exit(connection_closed)
+    end.
+
+deliver([], _) ->
+    ok;
+deliver([Frame | Frames], DHandle) ->
+    try
+        erlang:dist_ctrl_put_data(DHandle, Frame)
+    catch
+        error:badarg -> await_end()
+    end,
+    deliver(Frames, DHandle).
+
+%% The connection is gone, and the bridge, to which we are linked, with it.
+await_end() ->
+    receive
+        finish -> exit(connection_closed)
+    after ?CONTROLLER_TIMEOUT ->
+        exit(connection_closed)
+    end.
+
+collect(Since) when Since >= ?COLLECT_BYTES ->
+    true = erlang:garbage_collect(),
+    0;
+collect(Since) ->
+    Since.

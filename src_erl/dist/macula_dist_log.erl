@@ -1,0 +1,155 @@
+%% @doc What the carrier says in the log: one readable line for each event,
+%% as a structured report in the domain [macula, dist].
+-module(macula_dist_log).
+
+-include_lib("kernel/include/logger.hrl").
+
+-export([init/0, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
+
+-export_type([attempt/0]).
+
+%% What was tried to reach a node, and how it ended. Without an address it is
+%% the looking up itself that failed.
+-type attempt() :: #{source := atom(), reason := term(), address => macula_nif:address()}.
+
+%% The same failure of the same node is said again only after this.
+-define(REPEAT_MS, 5_000).
+%% Node names that never worked must not pile up.
+-define(MAX_NODES, 1_000).
+
+%% @doc Makes the table of recent lines; its owner is the endpoint process.
+-spec init() -> ok.
+init() ->
+    _ = ets:new(?MODULE, [named_table, public, set]),
+    ok.
+
+%% @doc A node could not be reached: what was tried and why each failed.
+-spec unreachable(node(), [attempt()]) -> ok.
+unreachable(Node, Attempts) ->
+    warn_once(Node, #{event => unreachable, node => Node, attempts => Attempts}).
+
+%% @doc A node name that cannot be dialled.
+-spec illegal_name(node(), macula_dist_name:error()) -> ok.
+illegal_name(Node, Error) ->
+    warn_once(Node, #{event => illegal_name, node => Node, reason => Error}).
+
+%% @doc This node cannot listen. The VM may halt right after, without waiting
+%% for the logger of the boot phase, a process that prints as messages come:
+%% it is given its turn, once, in a boot that has failed anyway.
+-spec listen_failed(node() | string(), term()) -> ok.
+listen_failed(Node, Reason) ->
+    ?LOG_ERROR(#{event => listen_failed, node => Node, reason => Reason}, metadata()),
+    receive
+    after 50 -> ok
+    end.
+
+%% @doc Something failed that is worked around.
+-spec note(atom(), term()) -> ok.
+note(Event, Reason) ->
+    ?LOG_WARNING(#{event => Event, reason => Reason}, metadata()).
+
+metadata() ->
+    lists:foreach(fun let_through/1, [default, simple]),
+    #{domain => [macula, dist], report_cb => fun ?MODULE:format/1}.
+
+%% OTP's handlers (simple: during boot) drop every domain but OTP's own; a user
+%% who set up nothing must still see our lines. A filter that is there already,
+%% or a handler that is not, changes nothing.
+let_through(Handler) ->
+    logger:add_handler_filter(Handler, macula,
+                              {fun logger_filters:domain/2, {log, sub, [macula]}}).
+
+warn_once(Node, Report) ->
+    case is_news(Node, Report, erlang:monotonic_time(millisecond)) of
+        true -> ?LOG_WARNING(Report, metadata());
+        false -> ok
+    end.
+
+is_news(Node, Report, Now) ->
+    Hash = erlang:phash2(Report),
+    try ets:lookup(?MODULE, Node) of
+        [{_, Hash, Then}] when Now - Then < ?REPEAT_MS -> false;
+        _ -> remember(Node, Hash, Now)
+    catch
+        %% No table: the carrier is stopping.
+        error:badarg -> true
+    end.
+
+remember(Node, Hash, Now) ->
+    case ets:info(?MODULE, size) of
+        Size when is_integer(Size), Size >= ?MAX_NODES -> ets:delete_all_objects(?MODULE);
+        _ -> ok
+    end,
+    ets:insert(?MODULE, {Node, Hash, Now}).
+
+%% @doc A report of this module as one line.
+-spec format(map()) -> {io:format(), [term()]}.
+format(#{event := unreachable, node := Node, attempts := Attempts}) ->
+    {"macula: cannot reach ~ts: ~ts. ~ts",
+     [Node, lists:join("; ", [attempt(A) || A <- Attempts]), advice(Node, Attempts)]};
+format(#{event := illegal_name, node := Node, reason := Error}) ->
+    {"macula: cannot dial ~ts: ~ts", [Node, macula_dist_name:format_error(Error)]};
+format(#{event := listen_failed, node := Node, reason := Reason}) ->
+    {"macula: ~ts cannot listen: ~ts", [Node, reason(Reason)]};
+format(#{event := registry_unusable, reason := Reason}) ->
+    {"macula: other nodes of this machine will not find this one by name: ~ts", [reason(Reason)]};
+format(#{event := Event, reason := Reason}) ->
+    {"macula: ~tp: ~ts", [Event, reason(Reason)]}.
+
+attempt(#{source := Source, address := Address, reason := Reason}) ->
+    io_lib:format("~ts (~tp) ~ts", [address(Address), Source, reason(Reason)]);
+attempt(#{source := Source, reason := Reason}) ->
+    io_lib:format("~tp: ~ts", [Source, reason(Reason)]).
+
+address({Ip, Port}) when tuple_size(Ip) =:= 8 ->
+    ["[", inet:ntoa(Ip), "]:", integer_to_list(Port)];
+address({Ip, Port}) ->
+    [inet:ntoa(Ip), ":", integer_to_list(Port)].
+
+reason(timeout) -> "did not answer in time";
+reason(not_found) -> "not known there";
+reason(nxdomain) -> "no such host";
+reason(port_closed) -> "nothing listens there";
+reason(eaddrinuse) -> "the port is in use";
+reason(setup_timeout) -> "took longer than net_setuptime allows";
+reason({ports_in_use, [Port], Origin}) ->
+    io_lib:format("port ~b, asked for by ~ts, is in use", [Port, origin(Origin)]);
+reason({ports_in_use, Ports, Origin}) ->
+    io_lib:format("ports ~b to ~b, asked for by ~ts, are all in use",
+                  [hd(Ports), lists:last(Ports), origin(Origin)]);
+reason(duplicate_name) -> "another node of that name runs on this machine";
+reason({refused, Why}) -> io_lib:format("refused: ~tp", [Why]);
+reason({wrong_name, Name}) -> io_lib:format("is another node: ~ts", [Name]);
+reason({version_mismatch, Min, Max}) ->
+    io_lib:format("speaks versions ~b to ~b of macula only", [Min, Max]);
+reason({not_macula, Text}) -> io_lib:format("does not speak macula: ~ts", [Text]);
+reason({tls, Text}) -> io_lib:format("TLS failed: ~ts", [Text]);
+reason({io, Text}) -> Text;
+reason({bind_failed, Text}) -> Text;
+reason({nif_not_loaded, Path, Text}) ->
+    io_lib:format("the native library ~ts could not be loaded: ~ts", [Path, Text]);
+reason({bad_option, _, _, _} = Bad) -> macula_config:format_error(Bad);
+reason(Other) -> io_lib:format("~tp", [Other]).
+
+origin({os_env, Name}) -> Name;
+origin({app_env, kernel, Key}) -> io_lib:format("kernel's ~tp", [Key]);
+origin({app_env, macula, {dist, Key}}) -> io_lib:format("macula's dist option ~tp", [Key]);
+origin(node_name) -> "the node name";
+origin(Other) -> io_lib:format("~tp", [Other]).
+
+%% The first thing to check, by the most telling failure.
+advice(_, [#{source := endpoint}]) ->
+    "This node has no endpoint to dial from.";
+advice(Node, Attempts) ->
+    Reasons = [Reason || #{reason := Reason} <- Attempts],
+    case lists:any(fun answered/1, Reasons) of
+        true ->
+            io_lib:format("Check that ~ts runs a macula of the same version.", [Node]);
+        false ->
+            io_lib:format("Check that it runs with -proto_dist macula, that its UDP port is open, "
+                          "and its address: {macula, [{peers, #{'~ts' => \"Ip:Port\"}}]}.", [Node])
+    end.
+
+answered({version_mismatch, _, _}) -> true;
+answered({refused, _}) -> true;
+answered(_) -> false.

@@ -1,0 +1,277 @@
+%% @doc Every option: its type, its default, and where its value came from.
+%% `resolve/1' is pure; the other functions feed it what this VM was given.
+-module(macula_config).
+
+-export([load/0, read/1, settings/0, ports/1, format_error/1]).
+-export([resolve/1, parse_address/1]).
+
+-export_type([sources/0, config/0, origin/0, setting/0, bad_option/0, target/0]).
+
+-type origin() :: default | node_name | {os_env, string()}
+                | {app_env, kernel | macula, term()}.
+-type expected() :: {did_you_mean, atom()} | atom() | tuple().
+-type bad_option() :: {bad_option, Key :: term(), expected(), Got :: term()}.
+-type port_choice() :: inet:port_number()
+                     | {inet:port_number(), inet:port_number()}
+                     | [inet:port_number()].
+%% Where a peer is: a host name is looked up only when it is dialled.
+-type target() :: {inet:ip_address() | string(), inet:port_number()}.
+-type config() :: #{port := {port_choice(), origin()},
+                    interface := {any | inet:ip_address(), origin()},
+                    advertise := {undefined | target(), origin()},
+                    threads := {pos_integer(), origin()},
+                    peers := {#{node() => target()}, origin()}}.
+-type setting() :: #{key := atom(), value := term(), origin := origin()}.
+-type sources() :: #{node_port := default | inet:port_number(),
+                     os_env := #{string() => string()},
+                     kernel := #{atom() => term()},
+                     macula := #{atom() => term()}}.
+
+-define(OS_ENV, ["MACULA_DIST_PORT"]).
+-define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
+                     inet_dist_listen_min, inet_dist_listen_max]).
+-define(MACULA_ENV, [peers, dist]).
+-define(DIST_KEYS, [port, port_range, interface, advertise, threads]).
+
+%% The well-known port, else any free one.
+-define(DEFAULT_PORTS, [4433, 0]).
+%% More threads raise the ceiling over many links and cost latency on each.
+-define(DEFAULT_THREADS, 1).
+
+%% @doc Makes sys.config's and the command line's values for macula visible.
+%% They become so when the application is loaded, which in a release happens
+%% before distribution boots, but not in a plain `erl'. Loading it here takes
+%% only the application controller, which is free at that point.
+-spec load() -> ok.
+load() ->
+    _ = application:load(macula),
+    ok.
+
+%% @doc The configuration of a node with this port in its name.
+-spec read(default | inet:port_number()) -> {ok, config()} | {error, bad_option()}.
+read(NodePort) ->
+    resolve(#{node_port => NodePort,
+              os_env => os_env(),
+              kernel => kernel_env(),
+              macula => maps:from_list(application:get_all_env(macula))}).
+
+%% @doc The same, as a list to look at.
+-spec settings() -> [setting()] | {error, bad_option()}.
+settings() ->
+    ok = load(),
+    case read(own_port()) of
+        {ok, Config} ->
+            [#{key => Key, value => Value, origin => Origin}
+             || {Key, {Value, Origin}} <- lists:sort(maps:to_list(Config))];
+        {error, _} = Error ->
+            Error
+    end.
+
+own_port() ->
+    case macula_dist_name:split(node()) of
+        {ok, #{port := Port}} -> Port;
+        {error, _} -> default
+    end.
+
+os_env() ->
+    maps:from_list([{Name, Value} || Name <- ?OS_ENV, Value <- [os:getenv(Name)],
+                                     Value =/= false, Value =/= ""]).
+
+kernel_env() ->
+    maps:from_list([{Key, Value} || Key <- ?KERNEL_ENV,
+                                    {ok, Value} <- [application:get_env(kernel, Key)]]).
+
+%% @doc The ports to try, in order.
+-spec ports(port_choice()) -> [inet:port_number()].
+ports({Min, Max}) -> lists:seq(Min, Max);
+ports(Port) when is_integer(Port) -> [Port];
+ports(Ports) -> Ports.
+
+%% @doc Sources to configuration. The first bad option is the answer.
+-spec resolve(sources()) -> {ok, config()} | {error, bad_option()}.
+resolve(Sources) ->
+    try
+        {ok, resolve_all(Sources, dist(Sources))}
+    catch
+        throw:{bad_option, _, _, _} = Bad -> {error, Bad}
+    end.
+
+resolve_all(#{macula := Env} = Sources, Dist) ->
+    %% included_applications is OTP's own entry in every environment.
+    ok = known_keys(maps:without([included_applications], Env), ?MACULA_ENV),
+    ok = known_keys(Dist, ?DIST_KEYS),
+    #{port => port(Sources, Dist),
+      interface => first([{Dist, interface, dist}, {kernel(Sources), inet_dist_use_interface, kernel}],
+                         fun interface/2, any),
+      advertise => first([{Dist, advertise, dist}], fun address/2, undefined),
+      threads => first([{Dist, threads, dist}], fun threads/2, ?DEFAULT_THREADS),
+      peers => first([{Env, peers, macula}], fun peers/2, #{})}.
+
+dist(#{macula := #{dist := Dist}}) when is_map(Dist) -> Dist;
+dist(#{macula := #{dist := Dist}}) -> throw({bad_option, dist, map, Dist});
+dist(_) -> #{}.
+
+kernel(#{kernel := Env}) -> Env.
+
+%% A port given by name outranks ranges, wherever each was given. Every source
+%% is checked, so that a typo in one that is overruled is still found.
+port(#{node_port := NodePort, os_env := Os} = Sources, Dist) ->
+    Kernel = kernel(Sources),
+    Given = [{NodePort, node_name} || NodePort =/= default]
+        ++ given([{Os, "MACULA_DIST_PORT", os}], fun port_text/2)
+        ++ given([{Kernel, macula_dist_port, kernel}, {Dist, port, dist}], fun port_number/2)
+        ++ given([{Dist, port_range, dist}], fun port_range/2)
+        ++ kernel_range(Kernel)
+        ++ [{?DEFAULT_PORTS, default}],
+    hd(Given).
+
+kernel_range(#{inet_dist_listen_min := Min} = Kernel) ->
+    Max = maps:get(inet_dist_listen_max, Kernel, Min),
+    [{port_range(inet_dist_listen_min, {Min, Max}), {app_env, kernel, inet_dist_listen_min}}];
+kernel_range(_) ->
+    [].
+
+first(Places, Check, Default) ->
+    hd(given(Places, Check) ++ [{Default, default}]).
+
+given(Places, Check) ->
+    [{Check(Key, maps:get(Key, Env)), origin(Kind, Key)}
+     || {Env, Key, Kind} <- Places, maps:is_key(Key, Env)].
+
+origin(os, Key) -> {os_env, Key};
+origin(kernel, Key) -> {app_env, kernel, Key};
+origin(macula, Key) -> {app_env, macula, Key};
+origin(dist, Key) -> {app_env, macula, {dist, Key}}.
+
+%% Types.
+
+port_text(Key, Text) ->
+    case string:to_integer(Text) of
+        {Port, ""} when Port >= 0, Port =< 65535 -> Port;
+        _ -> throw({bad_option, Key, {integer, 0, 65535}, Text})
+    end.
+
+port_number(_, Port) when is_integer(Port), Port >= 0, Port =< 65535 -> Port;
+port_number(Key, Got) -> throw({bad_option, Key, {integer, 0, 65535}, Got}).
+
+port_range(_, {Min, Max}) when is_integer(Min), is_integer(Max),
+                               Min > 0, Min =< Max, Max =< 65535 ->
+    {Min, Max};
+port_range(Key, Got) ->
+    throw({bad_option, Key, {range, 1, 65535}, Got}).
+
+interface(Key, Got) ->
+    case ip(Got) of
+        {ok, Ip} -> Ip;
+        error -> throw({bad_option, Key, ip_address, Got})
+    end.
+
+threads(_, N) when is_integer(N), N >= 1, N =< 1024 -> N;
+threads(Key, Got) -> throw({bad_option, Key, {integer, 1, 1024}, Got}).
+
+address(Key, Got) ->
+    case parse_address(Got) of
+        {ok, Address} -> Address;
+        error -> throw({bad_option, Key, address, Got})
+    end.
+
+peers(_, Peers) when is_map(Peers) -> maps:map(fun peer/2, Peers);
+peers(Key, Got) -> throw({bad_option, Key, map, Got}).
+
+peer(Node, Address) when is_atom(Node) ->
+    case macula_dist_name:split(Node) of
+        {ok, _} -> address({peers, Node}, Address);
+        {error, _} -> throw({bad_option, peers, node_name, Node})
+    end;
+peer(Node, _) ->
+    throw({bad_option, peers, node_name, Node}).
+
+%% @doc "192.0.2.7:4433", "[2001:db8::1]:4433", "host:4433" or {Ip, Port}.
+-spec parse_address(term()) -> {ok, target()} | error.
+parse_address({Ip, Port}) when is_integer(Port), Port > 0, Port < 65536, is_tuple(Ip) ->
+    case ip(Ip) of
+        {ok, _} -> {ok, {Ip, Port}};
+        error -> error
+    end;
+parse_address(Text) ->
+    case text(Text) of
+        {ok, String} -> parse_text(String);
+        error -> error
+    end.
+
+%% What may stand behind the `@' of a node name is just what an address is.
+parse_text(String) ->
+    case macula_dist_name:split("x@" ++ String) of
+        {ok, #{host := Host, port := Port}} when is_integer(Port) -> {ok, {Host, Port}};
+        _ -> error
+    end.
+
+ip(Ip) when is_tuple(Ip) ->
+    case inet:ntoa(Ip) of
+        {error, _} -> error;
+        _ -> {ok, Ip}
+    end;
+ip(Text) ->
+    case text(Text) of
+        {ok, String} -> parse_ip(String);
+        error -> error
+    end.
+
+parse_ip(String) ->
+    case inet:parse_strict_address(String) of
+        {ok, Ip} -> {ok, Ip};
+        {error, _} -> error
+    end.
+
+text(Binary) when is_binary(Binary) ->
+    {ok, binary_to_list(Binary)};
+text([_ | _] = List) ->
+    case io_lib:latin1_char_list(List) of
+        true -> {ok, List};
+        false -> error
+    end;
+text(_) ->
+    error.
+
+%% Unknown keys name the nearest known one.
+
+known_keys(Env, Known) ->
+    case maps:to_list(maps:without(Known, Env)) of
+        [] -> ok;
+        [{Key, Value} | _] -> throw({bad_option, Key, {did_you_mean, nearest(Key, Known)}, Value})
+    end.
+
+nearest(Key, Known) ->
+    Text = lists:flatten(io_lib:format("~tp", [Key])),
+    {_, Nearest} = lists:min([{distance(Text, atom_to_list(K)), K} || K <- Known]),
+    Nearest.
+
+%% Edit distance, row by row.
+distance(From, To) ->
+    lists:last(lists:foldl(fun(Char, Row) -> next_row(Char, To, Row) end,
+                           lists:seq(0, length(To)), From)).
+
+next_row(Char, To, [Corner | Above]) ->
+    next_row(Char, To, Corner, Above, Corner + 1, [Corner + 1]).
+
+next_row(_, [], _, [], _, Row) ->
+    lists:reverse(Row);
+next_row(Char, [T | To], Corner, [Up | Above], Left, Row) ->
+    Cost = case Char of T -> 0; _ -> 1 end,
+    Cell = lists:min([Corner + Cost, Up + 1, Left + 1]),
+    next_row(Char, To, Up, Above, Cell, [Cell | Row]).
+
+%% @doc A bad option in one readable line.
+-spec format_error(bad_option()) -> iolist().
+format_error({bad_option, Key, {did_you_mean, Nearest}, _}) ->
+    io_lib:format("unknown option ~tp, did you mean ~tp?", [Key, Nearest]);
+format_error({bad_option, Key, Expected, Got}) ->
+    io_lib:format("option ~tp should be ~ts, but is ~tp", [Key, expected(Expected), Got]).
+
+expected({integer, Min, Max}) -> io_lib:format("an integer from ~b to ~b", [Min, Max]);
+expected({range, Min, Max}) -> io_lib:format("{Min, Max} within ~b to ~b", [Min, Max]);
+expected(ip_address) -> "an IP address, such as \"192.0.2.7\"";
+expected(address) -> "an address, such as \"192.0.2.7:4433\"";
+expected(node_name) -> "a node name";
+expected(map) -> "a map";
+expected(Other) -> io_lib:format("~tp", [Other]).

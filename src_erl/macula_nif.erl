@@ -1,0 +1,165 @@
+%% @doc The native half: one stub for each native function, and the loading of
+%% the library. No logic; see native/macula_nif for what stands behind.
+-module(macula_nif).
+
+-export([load/0]).
+-export([endpoint_open/1, endpoint_address/1, endpoint_rename/2, endpoint_accept/2,
+         endpoint_close/1, endpoint_links/1, endpoint_stats/1]).
+-export([dial/2, dial_cancel/1]).
+-export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
+         link_recv_packet/1, link_established/3, link_credit/2, link_send/2,
+         link_tick/1, link_stat/1, link_close/1]).
+-export([registry_publish/3, registry_find/2, registry_list/1]).
+-export([registry_withdraw/1]).
+-export([call_times/0, memory/0]).
+
+-export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, frame/0]).
+
+-type endpoint() :: reference().
+-type dial() :: reference().
+-type link() :: reference().
+-type link_id() :: integer().
+-type registration() :: reference().
+-type address() :: {inet:ip_address(), inet:port_number()}.
+-type frame() :: {Size :: non_neg_integer(), erlang:iovec()}.
+
+%% There is no -on_load: in an embedded OTP 25 release, modules that have one
+%% are undefined while distribution boots. Instead the first call of any stub
+%% loads the library, which replaces the stubs, and calls again.
+
+-spec load() -> ok | {error, {nif_not_loaded, file:filename(), string()}}.
+load() ->
+    Path = path(),
+    case erlang:load_nif(Path, 0) of
+        ok ->
+            %% The library cannot be upgraded in place: refuse a hot reload
+            %% of this module with OTP's own words instead of a crash.
+            _ = code:stick_mod(?MODULE),
+            ok;
+        {error, {reload, _}} ->
+            ok;
+        {error, {_, Text}} ->
+            {error, {nif_not_loaded, Path, Text}}
+    end.
+
+path() ->
+    case os:getenv("MACULA_NIF_PATH") of
+        false -> filename:join(priv_dir(), "macula_nif");
+        Path -> filename:rootname(Path, ".so")
+    end.
+
+priv_dir() ->
+    case code:priv_dir(macula) of
+        {error, bad_name} ->
+            filename:join([filename:dirname(code:which(?MODULE)), "..", "priv"]);
+        Dir ->
+            Dir
+    end.
+
+load_and(Function, Args) ->
+    case load() of
+        ok -> again(Function, Args, lists:member({Function, length(Args)}, ?MODULE:module_info(nifs)));
+        {error, Reason} -> erlang:nif_error(Reason)
+    end.
+
+%% A library that lacks the function would send us round for ever.
+again(Function, Args, true) -> apply(?MODULE, Function, Args);
+again(Function, Args, false) -> erlang:nif_error({not_in_library, {Function, length(Args)}}).
+
+%% Endpoint: one UDP port with everything on it.
+
+-spec endpoint_open(#{owner := pid(), ip := any | inet:ip_address(),
+                      ports := [inet:port_number()], name := binary(),
+                      threads := pos_integer()}) ->
+          {ok, endpoint()} | {error, eaddrinuse | {bind_failed, binary()}}.
+endpoint_open(Options) -> load_and(endpoint_open, [Options]).
+
+-spec endpoint_address(endpoint()) -> address().
+endpoint_address(Endpoint) -> load_and(endpoint_address, [Endpoint]).
+
+-spec endpoint_rename(endpoint(), binary()) -> ok.
+endpoint_rename(Endpoint, Name) -> load_and(endpoint_rename, [Endpoint, Name]).
+
+-spec endpoint_accept(endpoint(), pid()) -> ok.
+endpoint_accept(Endpoint, Pid) -> load_and(endpoint_accept, [Endpoint, Pid]).
+
+-spec endpoint_close(endpoint()) -> ok.
+endpoint_close(Endpoint) -> load_and(endpoint_close, [Endpoint]).
+
+-spec endpoint_links(endpoint()) -> [#{atom() => term()}].
+endpoint_links(Endpoint) -> load_and(endpoint_links, [Endpoint]).
+
+-spec endpoint_stats(endpoint()) -> #{atom() => integer()}.
+endpoint_stats(Endpoint) -> load_and(endpoint_stats, [Endpoint]).
+
+%% Dialling: the caller gets {macula_dial, Id, {ok, Link} | {error, Attempts}}.
+
+-spec dial(endpoint(), #{id := integer(), addresses := [address()], target := binary(),
+                         name := binary(), timeout := pos_integer()}) -> {ok, dial()}.
+dial(Endpoint, Request) -> load_and(dial, [Endpoint, Request]).
+
+-spec dial_cancel(dial()) -> ok.
+dial_cancel(Dial) -> load_and(dial_cancel, [Dial]).
+
+%% Link: one peer.
+
+-spec link_id(link()) -> link_id().
+link_id(Link) -> load_and(link_id, [Link]).
+
+-spec link_own(link(), pid()) -> ok.
+link_own(Link, Pid) -> load_and(link_own, [Link, Pid]).
+
+-spec link_address(link()) -> address().
+link_address(Link) -> load_and(link_address, [Link]).
+
+-spec link_peer(link()) -> binary().
+link_peer(Link) -> load_and(link_peer, [Link]).
+
+-spec link_send_packet(link(), iodata()) -> ok | {error, closed}.
+link_send_packet(Link, Packet) -> load_and(link_send_packet, [Link, Packet]).
+
+-spec link_recv_packet(link()) -> ok.
+link_recv_packet(Link) -> load_and(link_recv_packet, [Link]).
+
+-spec link_established(link(), binary(), pid()) -> ok.
+link_established(Link, Node, Input) -> load_and(link_established, [Link, Node, Input]).
+
+-spec link_credit(link(), non_neg_integer()) -> ok.
+link_credit(Link, Bytes) -> load_and(link_credit, [Link, Bytes]).
+
+-spec link_send(link(), [frame()]) -> ok | wait | {error, closed}.
+link_send(Link, Frames) -> load_and(link_send, [Link, Frames]).
+
+-spec link_tick(link()) -> ok | {error, closed}.
+link_tick(Link) -> load_and(link_tick, [Link]).
+
+-spec link_stat(link()) ->
+          {ok, FramesIn :: non_neg_integer(), FramesOut :: non_neg_integer(),
+           QueuedBytes :: non_neg_integer()} | {error, closed}.
+link_stat(Link) -> load_and(link_stat, [Link]).
+
+-spec link_close(link()) -> ok.
+link_close(Link) -> load_and(link_close, [Link]).
+
+%% Registry of the nodes running on this machine.
+
+-spec registry_publish(binary(), binary(), address()) ->
+          {ok, registration()} | {error, taken | {io, binary()}}.
+registry_publish(Dir, Name, Address) -> load_and(registry_publish, [Dir, Name, Address]).
+
+-spec registry_withdraw(registration()) -> ok.
+registry_withdraw(Registration) -> load_and(registry_withdraw, [Registration]).
+
+-spec registry_find(binary(), binary()) -> {ok, address()} | {error, not_found | {io, binary()}}.
+registry_find(Dir, Name) -> load_and(registry_find, [Dir, Name]).
+
+-spec registry_list(binary()) -> {ok, [{binary(), address()}]} | {error, {io, binary()}}.
+registry_list(Dir) -> load_and(registry_list, [Dir]).
+
+%% Figures of test builds.
+
+-spec call_times() -> not_recorded | [{atom(), non_neg_integer(), non_neg_integer(), boolean()}].
+call_times() -> load_and(call_times, []).
+
+-spec memory() -> not_recorded | non_neg_integer().
+memory() -> load_and(memory, []).

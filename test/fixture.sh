@@ -1,0 +1,69 @@
+# Sourced by the run.sh of each fixture, a small project that uses macula as a user would.
+# It is built in a copy below _build, so that nothing of it is ever found by macula's own build.
+# shellcheck shell=sh disable=SC2034,SC2154 # used and set by those who source it
+
+# Names that no other run on this machine has.
+node_a=a$$@localhost
+node_b=b$$@localhost
+cookie=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+started=
+
+# copy_fixture DIR NAME: leaves us in a fresh copy of it, and sets $work.
+copy_fixture() {
+    work=$root/_build/fixtures/$2
+    rm -rf "$work"
+    mkdir -p "$work"
+    cp -R "$1/." "$work/"
+    cd "$work" || exit 1
+}
+
+# Found by rebar3 before any registry is asked.
+use_checkout() {
+    mkdir -p _checkouts
+    ln -s "$root" _checkouts/macula
+}
+
+# start LOG COMMAND...: runs it in the background until the fixture ends, and sets $pid.
+start() {
+    out=$1
+    shift
+    "$@" >"$out" 2>&1 </dev/null &
+    pid=$!
+    started="$started $pid"
+}
+
+# wait_for LOG TEXT SECONDS PID: until the text is in the log.
+wait_for() {
+    left=$(($3 * 10))
+    until grep -qF -- "$2" "$1"; do
+        kill -0 "$4" 2>/dev/null || fail "ended without saying '$2'" "$1"
+        left=$((left - 1))
+        [ "$left" -gt 0 ] || fail "did not say '$2' within $3 s" "$1"
+        sleep 0.1
+    done
+}
+
+# stop PID SECONDS LOG: as an init system does, with SIGTERM; it must end by itself.
+stop() {
+    kill -TERM "$1"
+    left=$(($2 * 10))
+    while kill -0 "$1" 2>/dev/null; do
+        left=$((left - 1))
+        [ "$left" -gt 0 ] || fail "still runs $2 s after SIGTERM" "$3"
+        sleep 0.1
+    done
+}
+
+fail() {
+    echo "FAILED: $1; $work/$2 says:" >&2
+    tail -n 40 "$2" >&2
+    exit 1
+}
+
+stop_all() {
+    for leftover in $started; do
+        kill -9 "$leftover" 2>/dev/null || true
+    done
+}
+trap stop_all EXIT
+trap 'exit 1' INT TERM HUP
