@@ -175,8 +175,6 @@ collect(State) ->
 
 %% The input side goes with connection_closed after the last frame, which
 %% comes back to us as its exit.
-finish(#state{phase = closing} = State) ->
-    State;
 finish(#state{input = Input} = State) ->
     ok = macula_dist_input:finish(Input),
     _ = erlang:send_after(?FINISH_TIMEOUT, self(), finish_timeout),

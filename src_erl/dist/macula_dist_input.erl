@@ -59,6 +59,7 @@ deliver([Frame | Frames], DHandle) ->
     deliver(Frames, DHandle).
 
 %% The connection is gone, and the bridge, to which we are linked, with it.
+-spec await_end() -> no_return().
 await_end() ->
     receive
         finish -> exit(connection_closed)

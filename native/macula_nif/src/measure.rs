@@ -67,12 +67,6 @@ mod inner {
         }
     }
 
-    /// The kinds of scheduler, as `measured!` names them.
-    #[expect(non_upper_case_globals, reason = "they read as words in `measured!`")]
-    pub(crate) const normal: bool = false;
-    #[expect(non_upper_case_globals, reason = "as above")]
-    pub(crate) const dirty: bool = true;
-
     /// The calls of one function.
     pub(crate) struct Meter {
         name: &'static str,
@@ -156,9 +150,14 @@ mod inner {
     }
 
     macro_rules! measured {
-        ($name:literal, $scheduler:ident) => {
-            static METER: $crate::measure::Meter =
-                $crate::measure::Meter::new($name, $crate::measure::$scheduler);
+        ($name:literal, normal) => {
+            $crate::measure::measured!(@ $name, false)
+        };
+        ($name:literal, dirty) => {
+            $crate::measure::measured!(@ $name, true)
+        };
+        (@ $name:literal, $dirty:literal) => {
+            static METER: $crate::measure::Meter = $crate::measure::Meter::new($name, $dirty);
             let _call = METER.call();
         };
     }

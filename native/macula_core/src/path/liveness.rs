@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn repeated_reports_and_silence_are_death() {
         let mut liveness = Liveness::default();
-        assert_eq!(liveness.verdict(0 * MS, 7), Verdict::Alive);
+        assert_eq!(liveness.verdict(Duration::ZERO, 7), Verdict::Alive);
         for ms in [0, 30, 90] {
             liveness.unreachable(ms * MS, 7);
             assert_eq!(liveness.verdict(ms * MS, 7), Verdict::Doubtful);
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn few_reports_never_kill() {
         let mut liveness = Liveness::default();
-        liveness.unreachable(0 * MS, 0);
+        liveness.unreachable(Duration::ZERO, 0);
         liveness.unreachable(1 * MS, 0);
         assert_eq!(liveness.verdict(FORGET, 0), Verdict::Doubtful);
         assert_eq!(liveness.verdict(FORGET + 2 * MS, 0), Verdict::Alive);
