@@ -35,8 +35,10 @@
 
 %% The well-known port, else any free one.
 -define(DEFAULT_PORTS, [4433, 0]).
-%% More threads raise the ceiling over many links and cost latency on each.
--define(DEFAULT_THREADS, 1).
+%% One native thread carries about what four busy schedulers produce. More of
+%% them raise the ceiling over many links, and cost each link a little latency.
+-define(SCHEDULERS_PER_THREAD, 4).
+-define(MAX_DEFAULT_THREADS, 8).
 
 %% @doc Makes sys.config's and the command line's values for macula visible.
 %% They become so when the application is loaded, which in a release happens
@@ -104,7 +106,7 @@ resolve_all(#{macula := Env} = Sources, Dist) ->
       interface => first([{Dist, interface, dist}, {kernel(Sources), inet_dist_use_interface, kernel}],
                          fun interface/2, any),
       advertise => first([{Dist, advertise, dist}], fun address/2, undefined),
-      threads => first([{Dist, threads, dist}], fun threads/2, ?DEFAULT_THREADS),
+      threads => first([{Dist, threads, dist}], fun threads/2, default_threads()),
       peers => first([{Env, peers, macula}], fun peers/2, #{})}.
 
 dist(#{macula := #{dist := Dist}}) when is_map(Dist) -> Dist;
@@ -165,6 +167,10 @@ interface(Key, Got) ->
         {ok, Ip} -> Ip;
         error -> throw({bad_option, Key, ip_address, Got})
     end.
+
+default_threads() ->
+    Schedulers = erlang:system_info(schedulers_online),
+    max(1, min(?MAX_DEFAULT_THREADS, Schedulers div ?SCHEDULERS_PER_THREAD)).
 
 threads(_, N) when is_integer(N), N >= 1, N =< 1024 -> N;
 threads(Key, Got) -> throw({bad_option, Key, {integer, 1, 1024}, Got}).

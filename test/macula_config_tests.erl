@@ -8,7 +8,7 @@ defaults_test() ->
     ?assertEqual({ok, #{port => {[4433, 0], default},
                         interface => {any, default},
                         advertise => {undefined, default},
-                        threads => {1, default},
+                        threads => {max(1, min(8, erlang:system_info(schedulers_online) div 4)), default},
                         peers => {#{}, default}}},
                  resolve(#{})).
 

@@ -18,6 +18,7 @@
 
 -record(open, {endpoint :: macula_nif:endpoint(),
                name :: binary(),
+               advertise :: undefined | macula_config:target(),
                handle :: handle() | undefined,
                registration :: macula_nif:registration() | undefined}).
 
@@ -33,7 +34,7 @@ start_link() ->
 %% @doc Opens the endpoint under this name. An endpoint that is open already,
 %% from an earlier name of this node, is closed with all its links.
 -spec listen(node(), macula_dist_name:parts()) ->
-          {ok, handle(), macula_nif:address()} | {error, term()}.
+          {ok, handle(), macula_nif:address() | macula_config:target()} | {error, term()}.
 listen(Node, Parts) ->
     call({listen, Node, Parts}).
 
@@ -160,9 +161,13 @@ listening({ok, #open{endpoint = Endpoint, name = Name} = Open}) ->
             listens(Open#open{registration = Registration}, Address)
     end.
 
-listens(Open, Address) ->
+listens(#open{advertise = Advertise} = Open, Address) ->
     Handle = {macula_listen, make_ref()},
-    {{ok, Handle, Address}, Open#open{handle = Handle}}.
+    {{ok, Handle, told(Advertise, Address)}, Open#open{handle = Handle}}.
+
+%% What this node says its address is; behind a port forwarding it cannot know.
+told(undefined, Address) -> Address;
+told(Advertise, _) -> Advertise.
 
 dial_only({error, _} = Error) -> {Error, closed};
 dial_only({ok, #open{endpoint = Endpoint} = Open}) -> {{ok, Endpoint}, Open}.
@@ -179,11 +184,11 @@ open(Name, #{port := NodePort}) ->
 configured(_, {error, _} = Error) ->
     Error;
 configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
-    #{interface := {Ip, _}, threads := {Threads, _}} = Config,
+    #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _}} = Config,
     Ports = ports(Name, Choice),
     case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
                                     name => Name, threads => Threads}) of
-        {ok, Endpoint} -> {ok, #open{endpoint = Endpoint, name = Name}};
+        {ok, Endpoint} -> {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise}};
         {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
         {error, _} = Error -> Error
     end.

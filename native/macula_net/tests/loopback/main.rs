@@ -1,0 +1,13 @@
+//! Endpoints and links over real UDP sockets, all of them on loopback addresses.
+//!
+//! Times appear only as bounds against hanging, never as expectations. Tests that need a port
+//! nobody else takes use a loopback address of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bind;
+mod dial;
+mod ending;
+mod flood;
+mod frames;
+mod paths;
+mod support;

@@ -1,0 +1,406 @@
+//! What the tests share: endpoints, both sides of a link, a forwarder, and foreign QUIC peers.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use macula_core::dist::frame;
+use macula_net::{
+    Closed, DialError, Endpoint, EndpointConfig, Inbox, Link, Owner, PacketWaiter, SendState,
+};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+
+/// What takes longer hangs.
+pub const HANG: Duration = Duration::from_secs(20);
+
+/// The protocol of links, for foreign peers that pretend to speak it.
+pub const ALPN: &[u8] = b"macula-dist";
+
+/// The result of `future`, which must come.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(HANG, future).await {
+        Ok(result) => result,
+        Err(_) => panic!("{what} takes for ever"),
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    soon(what, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// An endpoint of the node `name` on a free port of 127.0.0.1.
+pub fn open(name: &str) -> Endpoint {
+    open_at(Some(Ipv4Addr::LOCALHOST.into()), 0, name)
+}
+
+/// An endpoint of the node `name` at a certain place.
+pub fn open_at(ip: Option<IpAddr>, port: u16, name: &str) -> Endpoint {
+    Endpoint::open(&EndpointConfig { ip, ports: vec![port], name: name.into() }).unwrap()
+}
+
+/// Dials as the node "a".
+pub async fn dial(
+    from: &Endpoint,
+    addresses: &[SocketAddr],
+    target: &str,
+) -> Result<Arc<Link>, Vec<(SocketAddr, DialError)>> {
+    let dialled = from.dial(addresses.to_vec(), "a".into(), target.into(), HANG);
+    // Its own limit is the same; the outer bound must not come first.
+    tokio::time::timeout(2 * HANG, dialled).await.expect("a dial outlives its limit")
+}
+
+/// Why a dial of one address failed.
+pub async fn failure(from: &Endpoint, address: SocketAddr, limit: Duration) -> DialError {
+    let dialled = from.dial(vec![address], "a".into(), "b".into(), limit);
+    let mut failures = soon("a dial", dialled).await.err().expect("dialled what is not there");
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].0, address);
+    failures.remove(0).1
+}
+
+/// The count `name` of an endpoint.
+pub fn counter(endpoint: &Endpoint, name: &str) -> u64 {
+    endpoint.counters().iter().find(|(counter, _)| *counter == name).unwrap().1
+}
+
+/// What an owner hears.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    Writable,
+    Closed(Closed),
+}
+
+/// What an inbox gets.
+#[derive(Debug)]
+pub enum Input {
+    Frames(Vec<Vec<u8>>, usize),
+    Closed(Closed),
+}
+
+struct Ear(UnboundedSender<Told>);
+
+// A test that looks no further drops its receiver: nobody minds what comes then.
+impl Owner for Ear {
+    fn writable(&self) {
+        let _ = self.0.send(Told::Writable);
+    }
+
+    fn closed(&self, reason: &Closed) {
+        let _ = self.0.send(Told::Closed(reason.clone()));
+    }
+}
+
+struct Mailbox(UnboundedSender<Input>);
+
+impl Inbox for Mailbox {
+    type Frame = Vec<u8>;
+
+    fn allocate(&self, len: usize) -> Vec<u8> {
+        vec![0; len]
+    }
+
+    fn deliver(&self, frames: Vec<Vec<u8>>, bytes: usize) {
+        let _ = self.0.send(Input::Frames(frames, bytes));
+    }
+
+    fn closed(&self, reason: &Closed) {
+        let _ = self.0.send(Input::Closed(reason.clone()));
+    }
+}
+
+struct Asker(tokio::sync::oneshot::Sender<Result<Vec<u8>, Closed>>);
+
+impl PacketWaiter for Asker {
+    fn packet(self: Box<Self>, packet: &[u8]) {
+        let _ = self.0.send(Ok(packet.to_vec()));
+    }
+
+    fn closed(self: Box<Self>, reason: &Closed) {
+        let _ = self.0.send(Err(reason.clone()));
+    }
+}
+
+/// The input of an established link.
+pub struct Reader {
+    link: Arc<Link>,
+    input: UnboundedReceiver<Input>,
+}
+
+/// One side of a link: owned from the start, and established when a test says so.
+pub struct Side {
+    pub link: Arc<Link>,
+    pub told: UnboundedReceiver<Told>,
+}
+
+impl Side {
+    pub fn new(link: Arc<Link>) -> Side {
+        let (sender, told) = unbounded_channel();
+        link.set_owner(Box::new(Ear(sender)));
+        Side { link, told }
+    }
+
+    /// Sends a handshake packet.
+    pub fn send_packet(&self, packet: &[u8]) -> SendState {
+        let mut bytes = BytesMut::new();
+        bytes.put_u16(packet.len().try_into().unwrap());
+        bytes.put_slice(packet);
+        self.link.send_packet(bytes.freeze())
+    }
+
+    /// The next handshake packet.
+    pub async fn packet(&self) -> Result<Vec<u8>, Closed> {
+        let (sender, packet) = tokio::sync::oneshot::channel();
+        self.link.receive_packet(Box::new(Asker(sender)));
+        soon("a packet", packet).await.expect("an asker was forgotten")
+    }
+
+    /// Establishes the link with the node `name`.
+    pub fn establish(&self, name: &str) -> Reader {
+        let (sender, input) = unbounded_channel();
+        self.link.establish(name.into(), Mailbox(sender));
+        Reader { link: self.link.clone(), input }
+    }
+
+    /// Sends frames, pausing when told so.
+    pub async fn send(&mut self, frames: impl IntoIterator<Item = Bytes>) {
+        for frame in frames {
+            match self.link.send([frame], 1) {
+                SendState::Ready => {}
+                SendState::Wait => self.writable().await,
+                SendState::Closed => panic!("closed while sending"),
+            }
+        }
+    }
+
+    pub async fn writable(&mut self) {
+        assert_eq!(soon("resuming", self.told.recv()).await, Some(Told::Writable));
+    }
+}
+
+impl Reader {
+    /// The next batch with its size, for which no credit is given yet.
+    pub async fn batch(&mut self) -> Input {
+        soon("input", self.input.recv()).await.expect("an inbox was dropped without a word")
+    }
+
+    /// What has come already.
+    pub fn arrived(&mut self) -> Option<Input> {
+        self.input.try_recv().ok()
+    }
+
+    /// The next `count` frames, giving credit for them.
+    pub async fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match self.batch().await {
+                Input::Closed(reason) => panic!("{reason:?} after {} frames", all.len()),
+                Input::Frames(frames, bytes) => {
+                    assert_eq!(frames.iter().map(Vec::len).sum::<usize>(), bytes);
+                    self.link.credit(bytes);
+                    all.extend(frames);
+                }
+            }
+        }
+        assert_eq!(all.len(), count);
+        all
+    }
+
+    /// All frames up to the end and its reason, giving credit for them.
+    pub async fn rest(&mut self) -> (Vec<Vec<u8>>, Closed) {
+        let mut all = Vec::new();
+        loop {
+            match self.batch().await {
+                Input::Closed(reason) => return (all, reason),
+                Input::Frames(frames, bytes) => {
+                    self.link.credit(bytes);
+                    all.extend(frames);
+                }
+            }
+        }
+    }
+}
+
+/// A frame with its header.
+pub fn framed(body: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_slice(&frame::header(body.len()).unwrap());
+    frame.put_slice(body);
+    frame.freeze()
+}
+
+/// The body of the `n`th frame: told apart from its neighbours even when bytes get lost.
+pub fn body(n: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (n.wrapping_mul(31) ^ at ^ (at >> 8)) as u8).collect()
+}
+
+/// `count` bodies of `len` bytes.
+pub fn bodies(count: usize, len: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|n| body(n, len)).collect()
+}
+
+/// Both ends of a link from `a` to the node "b" at `b`.
+pub async fn connect(a: &Endpoint, b: &Endpoint, address: SocketAddr) -> (Side, Side) {
+    let (dialled, accepted) =
+        tokio::join!(dial(a, &[address], "b"), soon("an accept", b.accept()));
+    (Side::new(dialled.unwrap()), Side::new(accepted.unwrap()))
+}
+
+/// Two endpoints, "a" and "b", and both ends of a link from a to b.
+pub async fn pair() -> (Endpoint, Endpoint, Side, Side) {
+    let (a, b) = (open("a"), open("b"));
+    let (to_b, to_a) = connect(&a, &b, b.address()).await;
+    (a, b, to_b, to_a)
+}
+
+/// A UDP socket on loopback and its address.
+pub async fn udp() -> (Arc<UdpSocket>, SocketAddr) {
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    (Arc::new(socket), address)
+}
+
+/// Forwards datagrams between `near` (whose address is learned) and `far`.
+pub struct Forwarder {
+    /// Where the near side sends to.
+    pub front: SocketAddr,
+    /// Where the far side sees the near side.
+    pub back: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl Forwarder {
+    /// A forwarder to `far` that holds each datagram back for `delay`.
+    pub async fn new(far: SocketAddr, delay: Duration) -> Forwarder {
+        let ((front, front_at), (back, back_at)) = (udp().await, udp().await);
+        let near = Arc::new(std::sync::OnceLock::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
+            let (front, back, near) = (front.clone(), back.clone(), near.clone());
+            forward(front, back, delay, move |source| {
+                near.get_or_init(|| source);
+                Some(far)
+            })
+        });
+        tasks.spawn(forward(back, front, delay, move |_| near.get().copied()));
+        Forwarder { front: front_at, back: back_at, _tasks: tasks }
+    }
+}
+
+async fn forward(
+    from: Arc<UdpSocket>,
+    to: Arc<UdpSocket>,
+    delay: Duration,
+    target: impl Fn(SocketAddr) -> Option<SocketAddr>,
+) {
+    let mut buffer = vec![0; 65536];
+    loop {
+        // An ICMP report about an earlier datagram is no reason to stop.
+        let Ok((len, source)) = from.recv_from(&mut buffer).await else { continue };
+        let Some(target) = target(source) else { continue };
+        if delay.is_zero() {
+            let _ = to.send_to(&buffer[..len], target).await;
+            continue;
+        }
+        let (to, datagram) = (to.clone(), buffer[..len].to_vec());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = to.send_to(&datagram, target).await;
+        });
+    }
+}
+
+fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let key = rcgen::generate_simple_self_signed(vec!["foreign".to_string()]).unwrap();
+    let der = PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
+    (key.cert.der().clone(), der)
+}
+
+fn ring() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// A plain QUIC server that speaks the protocols `alpn`.
+pub fn foreign_server(alpn: &[&[u8]]) -> (quinn::Endpoint, SocketAddr) {
+    let (certificate, key) = certificate();
+    let mut tls = rustls::ServerConfig::builder_with_provider(ring())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    tls.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
+    let config = QuicServerConfig::try_from(tls).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(config));
+    let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = server.local_addr().unwrap();
+    (server, address)
+}
+
+/// A plain QUIC client that speaks the protocol of links, with a key as they ask for.
+pub fn foreign_client() -> quinn::Endpoint {
+    let (certificate, key) = certificate();
+    let mut tls = rustls::ClientConfig::builder_with_provider(ring())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_client_auth_cert(vec![certificate], key)
+        .unwrap();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let config = QuicClientConfig::try_from(tls).unwrap();
+    let mut client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    client.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
+    client
+}
+
+/// Believes whatever a server shows.
+#[derive(Debug)]
+struct Credulous;
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring().signature_verification_algorithms.supported_schemes()
+    }
+}
