@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::hello::{Failure, Refusal};
-use quinn::{Connection, ConnectionError};
+use quinn::{Connection, ConnectionError, TransportErrorCode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -32,6 +32,8 @@ pub enum DialError {
     Timeout,
     /// Nothing listens on that port.
     PortClosed,
+    /// It takes no new connections now: it is shutting down, or has too many strangers.
+    Busy,
     /// The hello was refused by the other side.
     Refused(Refusal),
     /// The other side speaks these protocol versions only.
@@ -133,6 +135,11 @@ fn not_connected(error: ConnectionError) -> DialError {
             if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL =>
         {
             DialError::NotMacula("a QUIC server of another protocol".into())
+        }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            DialError::Busy
         }
         ConnectionError::TransportError(error) => DialError::Tls(error.to_string()),
         ConnectionError::ConnectionClosed(close) => DialError::Tls(close.to_string()),

@@ -28,6 +28,9 @@ const STRANGERS: usize = 256;
 /// How long closing an endpoint may take: a link's own drain, and QUIC's goodbye after it.
 const SHUT_DOWN: Duration = Duration::from_millis(2500);
 
+/// How long the goodbyes of connections may take that outlive [`SHUT_DOWN`].
+const GOODBYE: Duration = Duration::from_millis(100);
+
 /// Links that wait for the node to take them.
 const BACKLOG: usize = 128;
 
@@ -173,7 +176,12 @@ impl Endpoint {
         self.shared.open_links().iter().for_each(|link| link.close());
         let _ = tokio::time::timeout(SHUT_DOWN, self.shared.quinn.wait_idle()).await;
         self.shared.quinn.close(VarInt::from_u32(0), b"closed");
+        // What did not end by itself still sends its goodbye.
+        let _ = tokio::time::timeout(GOODBYE, self.shared.quinn.wait_idle()).await;
         self.shared.closed.send_replace(true);
+        // Whoever reads reports holds the port; it lets go of its receiver last.
+        self.shared.closed.closed().await;
+        self.shared.socket.close();
     }
 
     /// Closes every connection at once, without waiting for anything to be delivered, and returns

@@ -103,6 +103,15 @@ pub(crate) struct Counters {
     pub(crate) msgs_out: AtomicU64,
 }
 
+/// How far a link has come to its end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ending {
+    /// It is to close or has closed.
+    ended: bool,
+    /// What it received is of no use any more.
+    abandoned: bool,
+}
+
 /// What a link's tasks share with it.
 pub(crate) struct LinkState {
     connection: Connection,
@@ -110,7 +119,7 @@ pub(crate) struct LinkState {
     pub(crate) window: Window,
     pub(crate) counters: Counters,
     reason: OnceLock<Closed>,
-    closing: watch::Sender<bool>,
+    ending: watch::Sender<Ending>,
     owner: Mutex<Option<Box<dyn Owner>>>,
     established: OnceLock<String>,
 }
@@ -126,16 +135,30 @@ pub struct Link {
 
 impl LinkState {
     /// Resolves when the link is to close or has closed.
-    pub(crate) async fn closing(&self) {
+    async fn closing(&self) {
         // Fails only when the sender is dropped, which `self` owns.
-        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
+        let _ = self.ending.subscribe().wait_for(|ending| ending.ended).await;
+    }
+
+    /// Resolves when nobody wants to read on. The peer's goodbye is no such end: what it sent
+    /// before may still wait to be read, and the stream ends by itself after it.
+    pub(crate) async fn abandoned(&self) {
+        let _ = self.ending.subscribe().wait_for(|ending| ending.abandoned).await;
     }
 
     /// Records the link's end and returns the reason given first.
     pub(crate) fn ended(&self, reason: Closed) -> Closed {
+        let ours = reason != Closed::Peer;
         let reason = self.reason.get_or_init(|| reason).clone();
+        // In OTP's handshake the last packet explains the goodbye (nok, not_allowed): it may be
+        // asked for after the controller has let go of the link.
+        let explained = reason == Closed::Peer && self.established.get().is_none();
+        let abandoned = ours && !explained;
         self.queue.close();
-        self.closing.send_replace(true);
+        self.ending.send_modify(|ending| {
+            ending.ended = true;
+            ending.abandoned |= abandoned;
+        });
         reason
     }
 
@@ -163,7 +186,7 @@ impl Link {
             window: Window::new(),
             counters: Counters::default(),
             reason: OnceLock::new(),
-            closing: watch::Sender::new(false),
+            ending: watch::Sender::default(),
             owner: Mutex::new(None),
             established: OnceLock::new(),
         });

@@ -75,7 +75,7 @@ pub(crate) async fn run(
             Command::Packet(waiter) => {
                 let packet = tokio::select! {
                     packet = read_packet(&mut stream) => packet,
-                    () = link.closing() => Err(Closed::Local),
+                    () = link.abandoned() => Err(Closed::Local),
                 };
                 match packet {
                     Ok(packet) => waiter.packet(&packet),
@@ -125,7 +125,7 @@ impl<I: Inbox> Frames<I> {
         loop {
             let read = tokio::select! {
                 read = stream.read_chunks(&mut chunks) => read,
-                () = self.link.closing() => return Closed::Local,
+                () = self.link.abandoned() => return Closed::Local,
             };
             match read {
                 Ok(Some(count)) => {
@@ -187,7 +187,7 @@ impl<I: Inbox> Frames<I> {
         let bytes = std::mem::take(&mut batch.bytes);
         tokio::select! {
             () = self.link.window.take(bytes) => {}
-            () = self.link.closing() => return Err(Closed::Local),
+            () = self.link.abandoned() => return Err(Closed::Local),
         }
         let frames = std::mem::take(&mut batch.frames);
         self.link.counters.msgs_in.fetch_add(frames.len() as u64, Relaxed);

@@ -45,7 +45,8 @@ pub struct Counters {
 /// The UDP socket quinn sends and receives through.
 #[derive(Debug)]
 pub(crate) struct MeshSocket {
-    io: tokio::net::UdpSocket,
+    /// None once closed: quinn keeps its `Arc` of this for as long as anybody holds a connection.
+    io: RwLock<Option<Arc<tokio::net::UdpSocket>>>,
     state: UdpSocketState,
     local: SocketAddr,
     paths: RwLock<PathTable>,
@@ -68,7 +69,7 @@ impl MeshSocket {
         report_errors(&socket, local)?;
         Ok(Arc::new(MeshSocket {
             state: UdpSocketState::new((&socket).into())?,
-            io: tokio::net::UdpSocket::from_std(socket)?,
+            io: RwLock::new(Some(Arc::new(tokio::net::UdpSocket::from_std(socket)?))),
             local,
             paths: RwLock::default(),
             counters: Counters::default(),
@@ -95,11 +96,19 @@ impl MeshSocket {
         from_label(self.paths.read().path(label))
     }
 
-    /// The next label for which a datagram came back as unreachable.
+    /// Gives the port back. From now on nothing is sent or received.
+    pub(crate) fn close(&self) {
+        *self.io.write() = None;
+    }
+
+    /// The next label for which a datagram came back as unreachable. Holds the port meanwhile.
     pub(crate) async fn unreachable(&self) -> io::Result<SocketAddr> {
+        let Some(io) = self.io.read().clone() else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
         loop {
-            self.io.ready(Interest::ERROR).await?;
-            match self.io.try_io(Interest::ERROR, || crate::unreachable::next_report(&self.io)) {
+            io.ready(Interest::ERROR).await?;
+            match io.try_io(Interest::ERROR, || crate::unreachable::next_report(&io)) {
                 Ok(Some(path)) => {
                     self.counters.unreachable.fetch_add(1, Relaxed);
                     return Ok(self.paths.read().label(to_label(path)));
@@ -112,7 +121,12 @@ impl MeshSocket {
     }
 
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit))
+        match &*self.io.read() {
+            Some(io) => {
+                io.try_io(Interest::WRITABLE, || self.state.try_send((&**io).into(), transmit))
+            }
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Sends over an error that belongs to an earlier datagram, or to a source address that this
@@ -190,11 +204,14 @@ impl AsyncUdpSocket for MeshSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        let io = self.io.read();
+        let Some(io) = &*io else {
+            return Poll::Pending;
+        };
         for _ in 0..ERRORS_IN_A_ROW {
-            ready!(self.io.poll_recv_ready(cx))?;
-            let received = self
-                .io
-                .try_io(Interest::READABLE, || self.state.recv((&self.io).into(), bufs, meta));
+            ready!(io.poll_recv_ready(cx))?;
+            let received =
+                io.try_io(Interest::READABLE, || self.state.recv((&**io).into(), bufs, meta));
             match received {
                 Ok(count) => {
                     self.received(bufs, &mut meta[..count]);
@@ -236,7 +253,11 @@ struct Writable(Arc<MeshSocket>);
 
 impl UdpPoller for Writable {
     fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.io.poll_send_ready(cx)
+        match &*self.0.io.read() {
+            Some(io) => io.poll_send_ready(cx),
+            // Sending fails, which counts as a lost datagram.
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ rustler::atoms! {
     // Reasons of a failed dial.
     timeout,
     port_closed,
+    busy,
     refused,
     version_mismatch,
     not_macula,

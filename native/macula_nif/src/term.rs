@@ -96,6 +96,7 @@ pub(crate) fn dial_error<'a>(env: Env<'a>, reason: &DialError) -> Term<'a> {
     let text = |tag: rustler::Atom, text: &str| (tag, binary(env, text.as_bytes())).encode(env);
     match reason {
         DialError::Timeout => atoms::timeout().encode(env),
+        DialError::Busy => atoms::busy().encode(env),
         DialError::PortClosed => atoms::port_closed().encode(env),
         DialError::Refused(refusal) => (atoms::refused(), refusal_atom(*refusal)).encode(env),
         DialError::Version(low, high) => (atoms::version_mismatch(), *low, *high).encode(env),

@@ -253,8 +253,8 @@ pub fn bodies(count: usize, len: usize) -> Vec<Vec<u8>> {
 
 /// Both ends of a link from `a` to the node "b" at `b`.
 pub async fn connect(a: &Endpoint, b: &Endpoint, address: SocketAddr) -> (Side, Side) {
-    let (dialled, accepted) =
-        tokio::join!(dial(a, &[address], "b"), soon("an accept", b.accept()));
+    let addresses = [address];
+    let (dialled, accepted) = tokio::join!(dial(a, &addresses, "b"), soon("an accept", b.accept()));
     (Side::new(dialled.unwrap()), Side::new(accepted.unwrap()))
 }
 
