@@ -26,7 +26,8 @@ init() ->
 %% @doc A node could not be reached: what was tried and why each failed.
 -spec unreachable(node(), [attempt()]) -> ok.
 unreachable(Node, Attempts) ->
-    warn_once(Node, #{event => unreachable, node => Node, attempts => Attempts}).
+    %% They come in the order they ended in, and must not look new for that.
+    warn_once(Node, #{event => unreachable, node => Node, attempts => lists:sort(Attempts)}).
 
 %% @doc A node name that cannot be dialled.
 -spec illegal_name(node(), macula_dist_name:error()) -> ok.
