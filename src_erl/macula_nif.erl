@@ -4,7 +4,8 @@
 
 -export([load/0]).
 -export([endpoint_open/1, endpoint_address/1, endpoint_rename/2, endpoint_accept/2,
-         endpoint_close/1, endpoint_links/1, endpoint_stats/1]).
+         endpoint_close/1, endpoint_links/1, endpoint_stats/1, endpoint_cookie/3,
+         endpoint_identity/1]).
 -export([dial/2, dial_cancel/1]).
 -export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_credit/2, link_send/2,
@@ -70,7 +71,7 @@ again(Function, Args, false) -> erlang:nif_error({not_in_library, {Function, len
 
 -spec endpoint_open(#{owner := pid(), ip := any | inet:ip_address(),
                       ports := [inet:port_number()], name := binary(),
-                      threads := pos_integer()}) ->
+                      threads := pos_integer(), home := undefined | binary()}) ->
           {ok, endpoint()} | {error, eaddrinuse | {bind_failed, binary()}}.
 endpoint_open(Options) -> load_and(endpoint_open, [Options]).
 
@@ -89,13 +90,21 @@ endpoint_close(Endpoint) -> load_and(endpoint_close, [Endpoint]).
 -spec endpoint_links(endpoint()) -> [#{atom() => term()}].
 endpoint_links(Endpoint) -> load_and(endpoint_links, [Endpoint]).
 
+%% The answer to {macula_cookie, Question, NodeName}, which the owner gets.
+-spec endpoint_cookie(endpoint(), Question :: non_neg_integer(), binary()) -> ok.
+endpoint_cookie(Endpoint, Question, Cookie) -> load_and(endpoint_cookie, [Endpoint, Question, Cookie]).
+
+-spec endpoint_identity(endpoint()) ->
+          {NodeId :: <<_:256>>, kept | ephemeral | {ephemeral, Why :: binary()}}.
+endpoint_identity(Endpoint) -> load_and(endpoint_identity, [Endpoint]).
+
 -spec endpoint_stats(endpoint()) -> #{atom() => integer()}.
 endpoint_stats(Endpoint) -> load_and(endpoint_stats, [Endpoint]).
 
 %% Dialling: the caller gets {macula_dial, Id, {ok, Link} | {error, Attempts}}.
 
 -spec dial(endpoint(), #{id := integer(), addresses := [address()], target := binary(),
-                         name := binary(), timeout := pos_integer()}) -> {ok, dial()}.
+                         name := binary(), cookie := binary(), timeout := pos_integer()}) -> {ok, dial()}.
 dial(Endpoint, Request) -> load_and(dial, [Endpoint, Request]).
 
 -spec dial_cancel(dial()) -> ok.

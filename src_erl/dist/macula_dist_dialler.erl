@@ -83,6 +83,7 @@ dial(Addresses, Source, #race{request = Request, dials = Dials, tried = Tried} =
     {ok, Dial} = macula_nif:dial(Endpoint, #{id => Id, addresses => Addresses,
                                              target => atom_to_binary(Node, utf8),
                                              name => OwnName,
+                                             cookie => macula_dist_cookie:with(Node),
                                              timeout => max(1, left(Race) - ?REPORT_MS)}),
     Race#race{dials = Dials#{Id => {Dial, Source}}, tried = Addresses ++ Tried}.
 

@@ -9,7 +9,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, links/0, stats/0]).
--export([init/1, handle_call/3, handle_cast/2, terminate/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
 
@@ -115,6 +115,21 @@ handle_cast({named, Node}, #open{name = <<>>, endpoint = Endpoint} = State) ->
 handle_cast(_, State) ->
     {noreply, State}.
 
+-spec handle_info(term(), state()) -> {noreply, state()}.
+handle_info({macula_cookie, Question, Name}, #open{endpoint = Endpoint} = State) ->
+    try
+        ok = macula_nif:endpoint_cookie(Endpoint, Question, macula_dist_cookie:with_name(Name))
+    catch
+        %% auth is stopping; without an answer the hello runs into its bound.
+        _:_ -> ok
+    end,
+    {noreply, State};
+handle_info({macula_refused, Address, Name, Reason}, State) ->
+    macula_dist_log:refused(Address, Name, Reason),
+    {noreply, State};
+handle_info(_, State) ->
+    {noreply, State}.
+
 -spec terminate(term(), state()) -> ok.
 terminate(_Reason, State) ->
     shut(State).
@@ -187,11 +202,17 @@ configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
     #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _}} = Config,
     Ports = ports(Name, Choice),
     case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
-                                    name => Name, threads => Threads}) of
-        {ok, Endpoint} -> {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise}};
+                                    name => Name, threads => Threads,
+                                    home => macula_dist_home:directory(Name)}) of
+        {ok, Endpoint} ->
+            note_identity(macula_nif:endpoint_identity(Endpoint)),
+            {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise}};
         {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
         {error, _} = Error -> Error
     end.
+
+note_identity({_, {ephemeral, Why}}) -> macula_dist_log:note(key_not_kept, {io, Why});
+note_identity(_) -> ok.
 
 %% What cannot be dialled needs no port of its own, and must not take the one
 %% that a node beside it was configured with: a release's tools share its

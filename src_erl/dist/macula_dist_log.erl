@@ -4,7 +4,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
+-export([init/0, refused/3, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
 
 -export_type([attempt/0]).
 
@@ -28,6 +28,13 @@ init() ->
 unreachable(Node, Attempts) ->
     %% They come in the order they ended in, and must not look new for that.
     warn_once(Node, #{event => unreachable, node => Node, attempts => lists:sort(Attempts)}).
+
+%% @doc A stranger was turned away.
+-spec refused(macula_nif:address(), binary(), atom()) -> ok.
+refused({Ip, _} = Address, Name, Reason) ->
+    %% A port is new with every attempt, and makes no news.
+    warn_once({refused, Ip}, {Name, Reason},
+              #{event => refused, address => Address, name => Name, reason => Reason}).
 
 %% @doc A node name that cannot be dialled.
 -spec illegal_name(node(), macula_dist_name:error()) -> ok.
@@ -61,27 +68,30 @@ let_through(Handler) ->
                               {fun logger_filters:domain/2, {log, sub, [macula]}}).
 
 warn_once(Node, Report) ->
-    case is_news(Node, Report, erlang:monotonic_time(millisecond)) of
+    warn_once(Node, Report, Report).
+
+warn_once(About, News, Report) ->
+    case is_news(About, News, erlang:monotonic_time(millisecond)) of
         true -> ?LOG_WARNING(Report, metadata());
         false -> ok
     end.
 
-is_news(Node, Report, Now) ->
-    Hash = erlang:phash2(Report),
-    try ets:lookup(?MODULE, Node) of
+is_news(About, News, Now) ->
+    Hash = erlang:phash2(News),
+    try ets:lookup(?MODULE, About) of
         [{_, Hash, Then}] when Now - Then < ?REPEAT_MS -> false;
-        _ -> remember(Node, Hash, Now)
+        _ -> remember(About, Hash, Now)
     catch
         %% No table: the carrier is stopping.
         error:badarg -> true
     end.
 
-remember(Node, Hash, Now) ->
+remember(About, Hash, Now) ->
     case ets:info(?MODULE, size) of
         Size when is_integer(Size), Size >= ?MAX_NODES -> ets:delete_all_objects(?MODULE);
         _ -> ok
     end,
-    ets:insert(?MODULE, {Node, Hash, Now}).
+    ets:insert(?MODULE, {About, Hash, Now}).
 
 %% @doc A report of this module as one line.
 -spec format(map()) -> {io:format(), [term()]}.
@@ -90,6 +100,10 @@ format(#{event := unreachable, node := Node, attempts := Attempts}) ->
      [Node, lists:join("; ", [attempt(A) || A <- Attempts]), advice(Node, Attempts)]};
 format(#{event := illegal_name, node := Node, reason := Error}) ->
     {"macula: cannot dial ~ts: ~ts", [Node, macula_dist_name:format_error(Error)]};
+format(#{event := refused, address := Address, name := Name, reason := Reason}) ->
+    {"macula: refused ~ts, which says it is ~ts: ~ts", [address(Address), called(Name), refusal(Reason)]};
+format(#{event := key_not_kept, reason := Reason}) ->
+    {"macula: this node has a key for this run only: ~ts", [reason(Reason)]};
 format(#{event := listen_failed, node := Node, reason := Reason}) ->
     {"macula: ~ts cannot listen: ~ts", [Node, reason(Reason)]};
 format(#{event := registry_unusable, reason := Reason}) ->
@@ -120,7 +134,7 @@ reason({ports_in_use, Ports, Origin}) ->
     io_lib:format("ports ~b to ~b, asked for by ~ts, are all in use",
                   [hd(Ports), lists:last(Ports), origin(Origin)]);
 reason(duplicate_name) -> "another node of that name runs on this machine";
-reason({refused, Why}) -> io_lib:format("refused: ~tp", [Why]);
+reason({refused, Why}) -> ["refused: ", refusal(Why)];
 reason({wrong_name, Name}) -> io_lib:format("is another node: ~ts", [Name]);
 reason({version_mismatch, Min, Max}) ->
     io_lib:format("speaks versions ~b to ~b of macula only", [Min, Max]);
@@ -133,6 +147,17 @@ reason({nif_not_loaded, Path, Text}) ->
 reason({bad_option, _, _, _} = Bad) -> macula_config:format_error(Bad);
 reason(Other) -> io_lib:format("~tp", [Other]).
 
+refusal(proof) -> "its cookie is another one than here, or somebody sits in between";
+refusal(wrong_name) -> "it wanted another node than the one that lives there";
+refusal(name_taken) -> "a live node of that name is connected already";
+refusal(version_mismatch) -> "no protocol version in common";
+refusal(malformed) -> "its hello could not be read";
+refusal(Other) -> io_lib:format("~tp", [Other]).
+
+%% What a stranger calls itself is shown as what it is: bytes from the network.
+called(<<>>) -> "a node without a name";
+called(Name) -> io_lib:format("~0tp", [Name]).
+
 origin({os_env, Name}) -> Name;
 origin({app_env, kernel, Key}) -> io_lib:format("kernel's ~tp", [Key]);
 origin({app_env, macula, {dist, Key}}) -> io_lib:format("macula's dist option ~tp", [Key]);
@@ -143,15 +168,17 @@ origin(Other) -> io_lib:format("~tp", [Other]).
 advice(_, [#{source := endpoint}]) ->
     "This node has no endpoint to dial from.";
 advice(Node, Attempts) ->
-    Reasons = [Reason || #{reason := Reason} <- Attempts],
-    case lists:any(fun answered/1, Reasons) of
-        true ->
-            io_lib:format("Check that ~ts runs a macula of the same version.", [Node]);
-        false ->
-            io_lib:format("Check that it runs with -proto_dist macula, that its UDP port is open, "
-                          "and its address: {macula, [{peers, #{'~ts' => \"Ip:Port\"}}]}.", [Node])
+    case [Check || #{reason := Reason} <- Attempts, Check <- check(Reason)] of
+        [Check | _] -> Check;
+        [] -> general_advice(Node)
     end.
 
-answered({version_mismatch, _, _}) -> true;
-answered({refused, _}) -> true;
-answered(_) -> false.
+general_advice(Node) ->
+    io_lib:format("Check that it runs with -proto_dist macula, that its UDP port is open, "
+                  "and its address: {macula, [{peers, #{'~ts' => \"Ip:Port\"}}]}.", [Node]).
+
+%% What a peer that answered gives away.
+check({refused, proof}) -> ["Check that erlang:get_cookie() is the same on both nodes."];
+check({refused, name_taken}) -> ["Check that no other node runs under this node's name."];
+check({version_mismatch, _, _}) -> ["Check that both nodes run the same version of macula."];
+check(_) -> [].

@@ -9,12 +9,17 @@
 //!                                        ←  BEGIN
 //! ```
 //!
-//! The acceptor says nothing that names a node before the dialler has said who it is. `BEGIN` is
-//! the dialler's choice among several addresses it tried at once: only then does the acceptor's
-//! node hear of the link. The proof fields are the place of the cookie proof; the only kind known
-//! today is "none", and any other is refused rather than passed over.
+//! A proof is a MAC under a key that only holders of the cookie can compute, over everything said
+//! so far and keying material of this very connection ([`crate::keys`]). So neither side gets past
+//! the hello without the cookie, and someone who terminates TLS in the middle has a connection of
+//! its own on either side, for which nobody proves anything. The dialler proves first: until then
+//! the acceptor sends nothing that depends on the cookie, names a node, or tells lives of it apart.
+//! `BEGIN` is the dialler's choice among several addresses it tried at once: only then does the
+//! acceptor's node hear of the link.
 //!
 //! On the wire each message is a 2-byte big-endian length, a type byte and its fields.
+
+use crate::keys::{self, CookieKey, Role};
 
 /// The versions spoken, lowest and highest.
 pub const VERSIONS: (u8, u8) = (1, 1);
@@ -34,8 +39,8 @@ const WELCOME: u8 = 3;
 const REFUSED: u8 = 4;
 const BEGIN: u8 = 5;
 
-/// No proof is given.
-const PROOF_NONE: u8 = 0;
+/// The proof by HMAC-SHA256 under the cookie's key; later versions may know others.
+const PROOF_COOKIE: u8 = 1;
 
 /// Sixteen random bytes that tell one life of a node from the next.
 pub type BootId = [u8; 16];
@@ -57,6 +62,8 @@ pub struct Local {
     pub streams: u8,
     /// Fresh random bytes.
     pub nonce: Nonce,
+    /// Keying material exported from the connection the hello is spoken on.
+    pub exporter: [u8; keys::LEN],
 }
 
 /// What a finished hello tells of the other side.
@@ -79,10 +86,12 @@ pub enum Refusal {
     WrongName,
     /// No protocol version in common.
     Version,
-    /// The proof is of a kind not known here.
+    /// The cookie was not proved: it is another one, or somebody sits in between.
     Proof,
     /// The claim could not be read.
     Malformed,
+    /// Another node of the dialler's name is connected and alive.
+    NameTaken,
     /// A reason of a later version.
     Other(u8),
 }
@@ -94,6 +103,7 @@ impl Refusal {
             Refusal::Version => 2,
             Refusal::Proof => 3,
             Refusal::Malformed => 4,
+            Refusal::NameTaken => 5,
             Refusal::Other(code) => code,
         }
     }
@@ -104,6 +114,7 @@ impl Refusal {
             2 => Refusal::Version,
             3 => Refusal::Proof,
             4 => Refusal::Malformed,
+            5 => Refusal::NameTaken,
             other => Refusal::Other(other),
         }
     }
@@ -127,6 +138,9 @@ pub enum Failure {
 pub enum Step {
     /// Send this and wait for the next message.
     Reply(Vec<u8>),
+    /// The dialler claims to be this node (empty: one to be named). Call [`Acceptor::verify`] with
+    /// the key of the cookie shared with it.
+    Verify(String),
     /// The hello is done; the dialler sends [`begin`] when it chooses this link.
     Done(Peer),
     /// Send what is given, if anything, and close.
@@ -142,7 +156,19 @@ pub fn begin() -> Vec<u8> {
 #[derive(Debug)]
 pub struct Acceptor {
     local: Local,
-    peer: Option<Peer>,
+    state: Accepting,
+    transcript: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Accepting {
+    Claim,
+    /// The claim waits for its proof to be checked.
+    Verify(Peer, Vec<u8>),
+    /// The proof was good; [`Acceptor::welcome`] or [`Acceptor::turn_away`] is next.
+    Verified(Peer),
+    Begin(Peer),
+    Over,
 }
 
 impl Acceptor {
@@ -154,45 +180,86 @@ impl Acceptor {
             out.extend_from_slice(&local.features.to_be_bytes());
             out.extend_from_slice(&local.nonce);
         });
-        (Acceptor { local, peer: None }, offer)
+        let transcript = offer.clone();
+        (Acceptor { local, state: Accepting::Claim, transcript }, offer)
     }
 
     /// Takes the next message (without its length).
     pub fn receive(&mut self, message: &[u8]) -> Step {
-        match (self.peer.take(), message.split_first()) {
-            (None, Some((&CLAIM, body))) => self.claimed(body),
-            (Some(peer), Some((&BEGIN, []))) => Step::Done(peer),
+        match (self.take(), message.split_first()) {
+            (Accepting::Claim, Some((&CLAIM, body))) => self.claimed(body),
+            (Accepting::Begin(peer), Some((&BEGIN, []))) => Step::Done(peer),
             _ => refuse(Refusal::Malformed),
         }
     }
 
+    fn take(&mut self) -> Accepting {
+        std::mem::replace(&mut self.state, Accepting::Over)
+    }
+
     fn claimed(&mut self, body: &[u8]) -> Step {
-        let Some(claim) = Claim::decode(body) else {
+        let Some((claim, said, proof)) = Claim::decode(body) else {
             return refuse(Refusal::Malformed);
         };
         if !(VERSIONS.0..=VERSIONS.1).contains(&claim.version) {
             return refuse(Refusal::Version);
         }
-        if claim.proof_kind != PROOF_NONE {
-            return refuse(Refusal::Proof);
-        }
-        if self.local.name.is_empty() || claim.target != self.local.name {
-            return refuse(Refusal::WrongName);
-        }
+        // Whose name was asked for is judged only once the asker has proved itself.
+        let named = !self.local.name.is_empty() && claim.target == self.local.name;
+        let name = claim.name.clone();
         let peer = Peer {
             name: claim.name,
             boot_id: claim.boot_id,
             features: claim.features & self.local.features,
-            streams: claim.streams.min(self.local.streams),
+            streams: if named { claim.streams.min(self.local.streams) } else { 0 },
         };
-        let welcome = framed(WELCOME, |out| {
-            out.extend_from_slice(&self.local.boot_id);
-            out.extend_from_slice(&peer.features.to_be_bytes());
-            out.push(peer.streams);
-            push_proof_none(out);
-        });
-        self.peer = Some(peer);
-        Step::Reply(welcome)
+        self.transcript.extend_from_slice(said);
+        self.state = Accepting::Verify(peer, proof.to_vec());
+        Step::Verify(name)
+    }
+
+    /// Checks the dialler's proof under `key`. When it is good, the peer is returned, and
+    /// [`Self::welcome`] or [`Self::turn_away`] must follow.
+    ///
+    /// # Errors
+    /// The step to take when it is not.
+    pub fn verify(&mut self, key: &CookieKey) -> Result<Peer, Step> {
+        let Accepting::Verify(peer, proof) = self.take() else {
+            return Err(refuse(Refusal::Malformed));
+        };
+        if !key.verify(Role::Dialler, &self.local.exporter, &self.transcript, &proof) {
+            return Err(refuse(Refusal::Proof));
+        }
+        if peer.streams == 0 {
+            return Err(refuse(Refusal::WrongName));
+        }
+        self.transcript.extend_from_slice(&proof);
+        self.state = Accepting::Verified(peer.clone());
+        Ok(peer)
+    }
+
+    /// Lets a verified peer in.
+    pub fn welcome(&mut self, key: &CookieKey) -> Step {
+        let Accepting::Verified(peer) = self.take() else {
+            return refuse(Refusal::Malformed);
+        };
+        let mut said = Vec::with_capacity(32);
+        said.extend_from_slice(&self.local.boot_id);
+        said.extend_from_slice(&peer.features.to_be_bytes());
+        said.push(peer.streams);
+        self.transcript.extend_from_slice(&said);
+        let proof = key.prove(Role::Acceptor, &self.local.exporter, &self.transcript);
+        self.state = Accepting::Begin(peer);
+        Step::Reply(framed(WELCOME, |out| {
+            out.extend_from_slice(&said);
+            push_proof(out, &proof);
+        }))
+    }
+
+    /// Refuses a verified peer.
+    pub fn turn_away(&mut self, refusal: Refusal) -> Step {
+        self.state = Accepting::Over;
+        refuse(refusal)
     }
 }
 
@@ -201,20 +268,21 @@ impl Acceptor {
 pub struct Dialler {
     local: Local,
     target: String,
-    claimed: bool,
+    transcript: Vec<u8>,
 }
 
 impl Dialler {
     /// A hello that waits for an OFFER, and wants to reach the node `target`.
     pub fn new(local: Local, target: String) -> Dialler {
-        Dialler { local, target, claimed: false }
+        Dialler { local, target, transcript: Vec::new() }
     }
 
-    /// Takes the next message (without its length).
-    pub fn receive(&mut self, message: &[u8]) -> Step {
-        match (self.claimed, message.split_first()) {
-            (false, Some((&OFFER, body))) => self.offered(body),
-            (true, Some((&WELCOME, body))) => self.welcomed(body),
+    /// Takes the next message (without its length). `key` is that of the cookie shared with the
+    /// target.
+    pub fn receive(&mut self, message: &[u8], key: &CookieKey) -> Step {
+        match (self.transcript.is_empty(), message.split_first()) {
+            (true, Some((&OFFER, body))) => self.offered(message, body, key),
+            (false, Some((&WELCOME, body))) => self.welcomed(body, key),
             (_, Some((&REFUSED, [code]))) => {
                 Step::Failed(None, Failure::Refused(Refusal::from_code(*code)))
             }
@@ -222,7 +290,7 @@ impl Dialler {
         }
     }
 
-    fn offered(&mut self, body: &[u8]) -> Step {
+    fn offered(&mut self, offer: &[u8], body: &[u8], key: &CookieKey) -> Step {
         let mut input = Reader(body);
         let (Some(MAGIC), Some([low, high])) = (input.array(), input.array()) else {
             return Step::Failed(None, Failure::Malformed);
@@ -235,7 +303,6 @@ impl Dialler {
         let (Some(features), Some(_nonce)) = (input.u64(), input.array::<32>()) else {
             return Step::Failed(None, Failure::Malformed);
         };
-        self.claimed = true;
         let claim = Claim {
             version,
             features: features & self.local.features,
@@ -244,17 +311,33 @@ impl Dialler {
             boot_id: self.local.boot_id,
             name: self.local.name.clone(),
             target: self.target.clone(),
-            proof_kind: PROOF_NONE,
         };
-        Step::Reply(claim.encode())
+        let said = claim.encode();
+        self.transcript.extend_from_slice(&(offer.len() as u16).to_be_bytes());
+        self.transcript.extend_from_slice(offer);
+        self.transcript.extend_from_slice(&said);
+        let proof = key.prove(Role::Dialler, &self.local.exporter, &self.transcript);
+        self.transcript.extend_from_slice(&proof);
+        Step::Reply(framed(CLAIM, |out| {
+            out.extend_from_slice(&said);
+            push_proof(out, &proof);
+        }))
     }
 
-    fn welcomed(&mut self, body: &[u8]) -> Step {
+    fn welcomed(&mut self, body: &[u8], key: &CookieKey) -> Step {
         let mut input = Reader(body);
-        let fields = (input.array(), input.u64(), input.u8(), input.proof());
-        let (Some(boot_id), Some(features), Some(streams), Some(PROOF_NONE)) = fields else {
+        let fields = (input.array(), input.u64(), input.u8());
+        let (Some(boot_id), Some(features), Some(streams)) = fields else {
             return Step::Failed(None, Failure::Malformed);
         };
+        let said = &body[..body.len() - input.0.len()];
+        let Some(proof) = input.proof().filter(|_| input.0.is_empty()) else {
+            return Step::Failed(None, Failure::Malformed);
+        };
+        self.transcript.extend_from_slice(said);
+        if !key.verify(Role::Acceptor, &self.local.exporter, &self.transcript, proof) {
+            return Step::Failed(None, Failure::Refusing(Refusal::Proof));
+        }
         // More than was asked for cannot have been agreed.
         if streams == 0 || streams > self.local.streams || features & !self.local.features != 0 {
             return Step::Failed(None, Failure::Malformed);
@@ -271,24 +354,23 @@ struct Claim {
     boot_id: BootId,
     name: String,
     target: String,
-    proof_kind: u8,
 }
 
 impl Claim {
+    /// The fields a proof follows.
     fn encode(&self) -> Vec<u8> {
-        framed(CLAIM, |out| {
-            out.push(self.version);
-            out.extend_from_slice(&self.features.to_be_bytes());
-            out.push(self.streams);
-            out.extend_from_slice(&self.nonce);
-            out.extend_from_slice(&self.boot_id);
-            push_name(out, &self.name);
-            push_name(out, &self.target);
-            push_proof_none(out);
-        })
+        let mut out = vec![self.version];
+        out.extend_from_slice(&self.features.to_be_bytes());
+        out.push(self.streams);
+        out.extend_from_slice(&self.nonce);
+        out.extend_from_slice(&self.boot_id);
+        push_name(&mut out, &self.name);
+        push_name(&mut out, &self.target);
+        out
     }
 
-    fn decode(body: &[u8]) -> Option<Claim> {
+    /// The claim, the bytes that are proved, and the proof.
+    fn decode(body: &[u8]) -> Option<(Claim, &[u8], &[u8])> {
         let mut input = Reader(body);
         let claim = Claim {
             version: input.u8()?,
@@ -298,9 +380,10 @@ impl Claim {
             boot_id: input.array()?,
             name: input.name()?,
             target: input.name()?,
-            proof_kind: input.proof()?,
         };
-        input.0.is_empty().then_some(claim)
+        let said = &body[..body.len() - input.0.len()];
+        let proof = input.proof()?;
+        input.0.is_empty().then_some((claim, said, proof))
     }
 }
 
@@ -324,9 +407,10 @@ fn push_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(bytes);
 }
 
-fn push_proof_none(out: &mut Vec<u8>) {
-    out.push(PROOF_NONE);
-    out.extend_from_slice(&0u16.to_be_bytes());
+fn push_proof(out: &mut Vec<u8>, proof: &[u8; keys::LEN]) {
+    out.push(PROOF_COOKIE);
+    out.extend_from_slice(&(keys::LEN as u16).to_be_bytes());
+    out.extend_from_slice(proof);
 }
 
 /// Takes fields off the front of a message; none when it is too short.
@@ -363,12 +447,12 @@ impl<'a> Reader<'a> {
         String::from_utf8(self.bytes(len)?.to_vec()).ok()
     }
 
-    /// The kind of the proof; its bytes are passed over.
-    fn proof(&mut self) -> Option<u8> {
+    /// A proof; none when it is of a kind not known here, which then proves nothing.
+    fn proof(&mut self) -> Option<&'a [u8]> {
         let kind = self.u8()?;
         let len = usize::from(self.u16()?);
-        self.bytes(len)?;
-        Some(kind)
+        let proof = self.bytes(len)?;
+        (kind == PROOF_COOKIE).then_some(proof)
     }
 }
 
@@ -376,9 +460,22 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    static KEY: LazyLock<CookieKey> =
+        LazyLock::new(|| CookieKey::stretch(&keys::base(b"cookie")).unwrap());
+    static OTHER_KEY: LazyLock<CookieKey> =
+        LazyLock::new(|| CookieKey::stretch(&keys::base(b"another")).unwrap());
 
     fn local(name: &str) -> Local {
-        Local { name: name.into(), boot_id: [1; 16], features: 0, streams: 1, nonce: [2; 32] }
+        Local {
+            name: name.into(),
+            boot_id: [1; 16],
+            features: 0,
+            streams: 1,
+            nonce: [2; 32],
+            exporter: [3; 32],
+        }
     }
 
     /// The message without its length, which must be right.
@@ -394,22 +491,91 @@ mod tests {
         }
     }
 
+    fn refusal(step: &Step) -> Refusal {
+        match step {
+            Step::Failed(Some(_), Failure::Refusing(refusal)) => *refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What the acceptor answers to a claim, with the WELCOME when it is good.
+    fn answer(acceptor: &mut Acceptor, claim: &[u8], key: &CookieKey) -> Step {
+        match acceptor.receive(body(claim)) {
+            Step::Verify(_) => match acceptor.verify(key) {
+                Ok(_) => acceptor.welcome(key),
+                Err(step) => step,
+            },
+            other => other,
+        }
+    }
+
     #[test]
     fn two_nodes_learn_of_each_other() {
         let (mut acceptor, offer) = Acceptor::new(Local { boot_id: [9; 16], ..local("b@host") });
         let mut dialler = Dialler::new(local("a@host"), "b@host".into());
-        let claim = reply(dialler.receive(body(&offer)));
-        let welcome = reply(acceptor.receive(body(&claim)));
+        let claim = reply(dialler.receive(body(&offer), &KEY));
+        assert_eq!(acceptor.receive(body(&claim)), Step::Verify("a@host".into()));
+        acceptor.verify(&KEY).unwrap();
+        let welcome = reply(acceptor.welcome(&KEY));
         let b = Peer { name: "b@host".into(), boot_id: [9; 16], features: 0, streams: 1 };
-        assert_eq!(dialler.receive(body(&welcome)), Step::Done(b));
+        assert_eq!(dialler.receive(body(&welcome), &KEY), Step::Done(b));
         let a = Peer { name: "a@host".into(), boot_id: [1; 16], features: 0, streams: 1 };
         assert_eq!(acceptor.receive(body(&begin())), Step::Done(a));
     }
 
     #[test]
-    fn the_offer_names_nobody() {
+    fn the_offer_names_nobody_and_depends_on_no_cookie() {
         let (_, offer) = Acceptor::new(local("secret@host"));
         assert!(!offer.windows(6).any(|bytes| bytes == b"secret"));
+        assert_eq!(offer, Acceptor::new(local("another@host")).1);
+    }
+
+    #[test]
+    fn without_the_cookie_a_dialler_learns_nothing_but_that() {
+        for target in ["b@host", "c@host"] {
+            let (mut acceptor, offer) = Acceptor::new(local("b@host"));
+            let mut dialler = Dialler::new(local("a@host"), target.into());
+            let claim = reply(dialler.receive(body(&offer), &OTHER_KEY));
+            assert_eq!(refusal(&answer(&mut acceptor, &claim, &KEY)), Refusal::Proof);
+        }
+    }
+
+    #[test]
+    fn without_the_cookie_an_acceptor_is_not_believed() {
+        let (mut acceptor, offer) = Acceptor::new(local("b@host"));
+        let mut dialler = Dialler::new(local("a@host"), "b@host".into());
+        let claim = reply(dialler.receive(body(&offer), &KEY));
+        acceptor.receive(body(&claim));
+        acceptor.verify(&KEY).unwrap();
+        let forged = reply(acceptor.welcome(&OTHER_KEY));
+        let step = dialler.receive(body(&forged), &KEY);
+        assert_eq!(step, Step::Failed(None, Failure::Refusing(Refusal::Proof)));
+    }
+
+    /// Whoever terminates TLS on both sides passes everything on, between two connections whose
+    /// keying material differs.
+    #[test]
+    fn a_man_in_the_middle_gets_nowhere() {
+        let (mut acceptor, offer) = Acceptor::new(Local { exporter: [4; 32], ..local("b@host") });
+        let mut dialler = Dialler::new(local("a@host"), "b@host".into());
+        let claim = reply(dialler.receive(body(&offer), &KEY));
+        assert_eq!(refusal(&answer(&mut acceptor, &claim, &KEY)), Refusal::Proof);
+    }
+
+    #[test]
+    fn our_own_proof_sent_back_is_none() {
+        let (_, offer) = Acceptor::new(local("b@host"));
+        let mut dialler = Dialler::new(local("a@host"), "b@host".into());
+        let claim = reply(dialler.receive(body(&offer), &KEY));
+        let proof = &claim[claim.len() - keys::LEN..];
+        let reflected = framed(WELCOME, |out| {
+            out.extend_from_slice(&[9; 16]);
+            out.extend_from_slice(&0u64.to_be_bytes());
+            out.push(1);
+            push_proof(out, proof.try_into().unwrap());
+        });
+        let step = dialler.receive(body(&reflected), &KEY);
+        assert_eq!(step, Step::Failed(None, Failure::Refusing(Refusal::Proof)));
     }
 
     #[test]
@@ -417,14 +583,25 @@ mod tests {
         for (here, wanted) in [("b@host", "c@host"), ("", ""), ("", "b@host")] {
             let (mut acceptor, offer) = Acceptor::new(local(here));
             let mut dialler = Dialler::new(local("a@host"), wanted.into());
-            let claim = reply(dialler.receive(body(&offer)));
-            let Step::Failed(Some(refused), why) = acceptor.receive(body(&claim)) else {
+            let claim = reply(dialler.receive(body(&offer), &KEY));
+            let Step::Failed(Some(refused), why) = answer(&mut acceptor, &claim, &KEY) else {
                 panic!("{here} took a claim for {wanted}");
             };
             assert_eq!(why, Failure::Refusing(Refusal::WrongName));
-            let heard = dialler.receive(body(&refused));
+            let heard = dialler.receive(body(&refused), &KEY);
             assert_eq!(heard, Step::Failed(None, Failure::Refused(Refusal::WrongName)));
         }
+    }
+
+    #[test]
+    fn a_verified_peer_can_be_turned_away() {
+        let (mut acceptor, offer) = Acceptor::new(local("b@host"));
+        let mut dialler = Dialler::new(local("a@host"), "b@host".into());
+        let claim = reply(dialler.receive(body(&offer), &KEY));
+        acceptor.receive(body(&claim));
+        acceptor.verify(&KEY).unwrap();
+        assert_eq!(refusal(&acceptor.turn_away(Refusal::NameTaken)), Refusal::NameTaken);
+        assert_eq!(refusal(&acceptor.receive(body(&begin()))), Refusal::Malformed);
     }
 
     #[test]
@@ -432,24 +609,18 @@ mod tests {
         let (_, mut offer) = Acceptor::new(local("b@host"));
         (offer[9], offer[10]) = (7, 9);
         let mut dialler = Dialler::new(local("a@host"), "b@host".into());
-        assert_eq!(dialler.receive(body(&offer)), Step::Failed(None, Failure::Version(7, 9)));
+        assert_eq!(dialler.receive(body(&offer), &KEY), Step::Failed(None, Failure::Version(7, 9)));
     }
 
     #[test]
-    fn an_unknown_proof_is_refused() {
+    fn begin_before_its_time_is_refused() {
         let (mut acceptor, offer) = Acceptor::new(local("b@host"));
-        let mut claim = reply(Dialler::new(local("a@host"), "b@host".into()).receive(body(&offer)));
-        let kind = claim.len() - 3;
-        claim[kind] = 1;
-        let step = acceptor.receive(body(&claim));
-        assert!(matches!(step, Step::Failed(Some(_), Failure::Refusing(Refusal::Proof))));
-    }
-
-    #[test]
-    fn begin_before_claim_is_refused() {
+        assert_eq!(refusal(&acceptor.receive(body(&begin()))), Refusal::Malformed);
         let (mut acceptor, _) = Acceptor::new(local("b@host"));
-        let step = acceptor.receive(body(&begin()));
-        assert!(matches!(step, Step::Failed(Some(_), Failure::Refusing(Refusal::Malformed))));
+        let mut dialler = Dialler::new(local("a@host"), "b@host".into());
+        let claim = reply(dialler.receive(body(&offer), &KEY));
+        acceptor.receive(body(&claim));
+        assert_eq!(refusal(&acceptor.receive(body(&begin()))), Refusal::Malformed);
     }
 
     proptest! {
@@ -458,23 +629,27 @@ mod tests {
         fn garbage_gets_nowhere(kind in 0u8..8, garbage in proptest::collection::vec(any::<u8>(), 0..200)) {
             let message: Vec<u8> = std::iter::once(kind).chain(garbage).collect();
             let (mut acceptor, offer) = Acceptor::new(local("b@host"));
-            prop_assert!(!matches!(acceptor.receive(&message), Step::Done(_)));
+            if let Step::Verify(_) = acceptor.receive(&message) {
+                prop_assert!(acceptor.verify(&KEY).is_err());
+            }
             let mut dialler = Dialler::new(local("a@host"), "b@host".into());
-            prop_assert!(!matches!(dialler.receive(&message), Step::Done(_)));
-            let _ = dialler.receive(body(&offer));
-            let _ = dialler.receive(&message);
+            prop_assert!(!matches!(dialler.receive(&message, &KEY), Step::Done(_)));
+            let mut dialler = Dialler::new(local("a@host"), "b@host".into());
+            let _ = dialler.receive(body(&offer), &KEY);
+            prop_assert!(!matches!(dialler.receive(&message, &KEY), Step::Done(_)));
         }
 
-        /// Every prefix of a claim is malformed: no field is read beyond the end.
+        /// No claim that was cut or changed anywhere is taken for the one that was proved.
         #[test]
-        fn truncated_claims_are_refused(cut in 0usize..200) {
+        fn tampered_claims_are_refused(at in any::<prop::sample::Index>(), flip in 1u8.., cut in any::<bool>()) {
             let (mut acceptor, offer) = Acceptor::new(local("b@host"));
-            let claim = reply(Dialler::new(local("a@host"), "b@host".into()).receive(body(&offer)));
-            let claim = body(&claim);
-            prop_assume!(cut < claim.len());
-            let step = acceptor.receive(&claim[..cut]);
-            let malformed = matches!(step, Step::Failed(Some(_), Failure::Refusing(Refusal::Malformed)));
-            prop_assert!(malformed);
+            let mut dialler = Dialler::new(local("a@host"), "b@host".into());
+            let mut claim = reply(dialler.receive(body(&offer), &KEY)).split_off(2);
+            let at = at.index(claim.len());
+            if cut { claim.truncate(at) } else { claim[at] ^= flip }
+            if let Step::Verify(_) = acceptor.receive(&claim) {
+                prop_assert!(acceptor.verify(&KEY).is_err());
+            }
         }
     }
 }

@@ -7,4 +7,5 @@
 
 pub mod dist;
 pub mod hello;
+pub mod keys;
 pub mod path;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::hello::{Failure, Refusal};
+use macula_core::keys::CookieKey;
 use quinn::{Connection, ConnectionError, TransportErrorCode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::cookies::Cookie;
 use crate::endpoint::{Endpoint, Shared};
 use crate::greet::{self, GreetError, Greeted};
 use crate::link::Link;
@@ -46,26 +48,45 @@ pub enum DialError {
     Io(String),
 }
 
+/// Whom to dial, and as whom.
+#[derive(Clone)]
+pub struct DialRequest {
+    /// Where the node may be, likeliest first.
+    pub addresses: Vec<SocketAddr>,
+    /// This node's name; empty: to be given one.
+    pub name: String,
+    /// The node wanted.
+    pub target: String,
+    /// The cookie shared with it.
+    pub cookie: Cookie,
+    /// How long the whole may take.
+    pub limit: Duration,
+}
+
+type Failures = Vec<(SocketAddr, DialError)>;
+
 impl Endpoint {
-    /// Opens a link from the node `name` (empty: to be given one) to the node `target` at one of
-    /// `addresses`, within `limit`.
+    /// Opens a link to a node at one of its addresses.
     ///
     /// # Errors
     /// The reason of each address tried.
-    pub async fn dial(
-        &self,
-        addresses: Vec<SocketAddr>,
-        name: String,
-        target: String,
-        limit: Duration,
-    ) -> Result<Arc<Link>, Vec<(SocketAddr, DialError)>> {
+    pub async fn dial(&self, request: DialRequest) -> Result<Arc<Link>, Failures> {
+        let DialRequest { addresses, name, target, cookie, limit } = request;
         let deadline = Instant::now() + limit;
+        let key = match self.shared.keys.key(&cookie).await {
+            Ok(key) => key,
+            Err(error) => {
+                let failed = |address| (address, DialError::Io(error.clone()));
+                return Err(addresses.into_iter().map(failed).collect());
+            }
+        };
         let mut waiting = addresses.into_iter().take(MAX_ADDRESSES);
         let mut attempts = JoinSet::new();
         let mut failures = Vec::new();
         loop {
             if let Some(address) = waiting.next() {
-                let open = open(self.shared.clone(), address, name.clone(), target.clone());
+                let open =
+                    open(self.shared.clone(), address, name.clone(), target.clone(), key.clone());
                 attempts.spawn(async move {
                     let link = timeout_at(deadline, open).await;
                     (address, link.unwrap_or(Err(DialError::Timeout)))
@@ -91,10 +112,11 @@ async fn open(
     address: SocketAddr,
     name: String,
     target: String,
+    key: Arc<CookieKey>,
 ) -> Result<Arc<Link>, DialError> {
     let connection = connect(&shared, address).await?;
-    let local = shared.local(name).map_err(io)?;
-    let mut greeted = greet::dial(&connection, local, target).await.map_err(not_greeted)?;
+    let greeted = greet::dial(&connection, &shared, name, target, key).await;
+    let mut greeted = greeted.map_err(not_greeted)?;
     choose(&mut greeted).await?;
     Ok(shared.link(connection, greeted))
 }
@@ -149,13 +171,13 @@ fn not_connected(error: ConnectionError) -> DialError {
 
 fn not_greeted(error: GreetError) -> DialError {
     match error {
-        GreetError::Hello(Failure::Refused(refusal) | Failure::Refusing(refusal)) => {
+        GreetError::Hello(Failure::Refused(refusal) | Failure::Refusing(refusal), _) => {
             DialError::Refused(refusal)
         }
-        GreetError::Hello(Failure::Version(low, high)) => DialError::Version(low, high),
-        GreetError::Hello(Failure::Malformed) => {
+        GreetError::Hello(Failure::Version(low, high), _) => DialError::Version(low, high),
+        GreetError::Hello(Failure::Malformed, _) => {
             DialError::NotMacula("its hello cannot be read".into())
         }
-        GreetError::Lost(text) => DialError::Io(text),
+        GreetError::Lost(text) | GreetError::Unable(text) => DialError::Io(text),
     }
 }

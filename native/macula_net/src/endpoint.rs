@@ -3,19 +3,22 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use macula_core::hello::{BootId, Local};
+use macula_core::hello::{BootId, Failure, Local, Peer, Refusal};
+use macula_core::keys::{self, CookieKey};
 use parking_lot::Mutex;
-use quinn::{AckFrequencyConfig, EndpointConfig as QuinnConfig, TransportConfig, VarInt};
-use tokio::sync::{Semaphore, mpsc, watch};
+use quinn::{AckFrequencyConfig, TransportConfig, VarInt};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::greet::{self, Greeted};
+use crate::cookies::{Cookie, CookieKeys};
+use crate::greet::{self, GreetError, Greeted};
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
-use crate::socket::{Counters, MeshSocket};
+use crate::socket::{Counters, MeshSocket, from_label};
 use crate::tls;
 use crate::unreachable::Reports;
 
@@ -30,6 +33,13 @@ const SHUT_DOWN: Duration = Duration::from_millis(2500);
 
 /// How long the goodbyes of connections may take that outlive [`SHUT_DOWN`].
 const GOODBYE: Duration = Duration::from_millis(100);
+
+/// Pause after an error of the queue of reports, which might come again at once.
+const REPORT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a connected node has to show that it lives when another one comes under its name: the
+/// pause of a busy VM is shorter, and a restarted node is to be let in within a second or two.
+const RIVAL: Duration = Duration::from_millis(500);
 
 /// Links that wait for the node to take them.
 const BACKLOG: usize = 128;
@@ -65,6 +75,17 @@ pub struct EndpointConfig {
     pub ports: Vec<u16>,
     /// The node's name; empty: nobody can dial this endpoint by name.
     pub name: String,
+    /// The directory of the node's key; none: a key for this life only.
+    pub home: Option<PathBuf>,
+}
+
+/// What an endpoint asks of the node it belongs to, and tells it.
+pub trait Node: Send + Sync + 'static {
+    /// The cookie shared with the node `name` (empty: one that is to be named).
+    fn cookie(&self, name: &str) -> oneshot::Receiver<Cookie>;
+
+    /// The stranger at `address` that claims to be `name` was refused.
+    fn refused(&self, address: SocketAddr, name: &str, why: Refusal);
 }
 
 /// Why no endpoint could be opened.
@@ -88,6 +109,9 @@ pub(crate) struct Shared {
     pub(crate) reports: Arc<Reports>,
     name: Mutex<String>,
     boot_id: BootId,
+    identity: Identity,
+    node: Arc<dyn Node>,
+    pub(crate) keys: CookieKeys,
     links: Mutex<HashMap<u64, Weak<Link>>>,
     closed: watch::Sender<bool>,
     pub(crate) refused: AtomicU64,
@@ -99,8 +123,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn open(config: &EndpointConfig) -> Result<Endpoint, BindError> {
-        let identity = Identity::ephemeral().map_err(failed)?;
+    pub fn open(config: &EndpointConfig, node: Arc<dyn Node>) -> Result<Endpoint, BindError> {
+        let identity = Identity::of(config.home.as_deref()).map_err(failed)?;
         let boot_id = random().map_err(failed)?;
         let socket = bind(config.ip, &config.ports)?;
         let quinn = quinn_endpoint(&identity, socket.clone()).map_err(failed)?;
@@ -110,6 +134,9 @@ impl Endpoint {
             reports: Arc::default(),
             name: Mutex::new(config.name.clone()),
             boot_id,
+            identity,
+            node,
+            keys: CookieKeys::default(),
             links: Mutex::default(),
             closed: watch::Sender::new(false),
             refused: AtomicU64::new(0),
@@ -120,6 +147,11 @@ impl Endpoint {
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
         Ok(Endpoint { shared, accepted: tokio::sync::Mutex::new(receiver) })
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
     }
 
     /// The address bound.
@@ -200,9 +232,36 @@ impl Drop for Endpoint {
 }
 
 impl Shared {
-    /// What this node, called `name`, brings to a hello.
-    pub(crate) fn local(&self, name: String) -> Result<Local, getrandom::Error> {
-        Ok(Local { name, boot_id: self.boot_id, features: 0, streams: STREAMS, nonce: random()? })
+    /// What this node, called `name`, brings to a hello on the connection with this `exporter`.
+    pub(crate) fn local(
+        &self,
+        name: String,
+        exporter: [u8; keys::LEN],
+    ) -> Result<Local, getrandom::Error> {
+        let nonce = random()?;
+        Ok(Local { name, boot_id: self.boot_id, features: 0, streams: STREAMS, nonce, exporter })
+    }
+
+    /// The key of the cookie shared with the node `name`.
+    pub(crate) async fn key_shared_with(&self, name: &str) -> Result<Arc<CookieKey>, String> {
+        let cookie = self.node.cookie(name).await.map_err(|_| "the node gave no cookie")?;
+        self.keys.key(&cookie).await
+    }
+
+    /// Whether `peer` may take its name: not when another life of it is connected and answers. One
+    /// that does not is the former life of a node that has started again, and its link ends here.
+    pub(crate) async fn is_free(&self, peer: &Peer) -> bool {
+        let former = self.open_links().into_iter().filter(|link| {
+            let of_name = !peer.name.is_empty() && link.peer().name == peer.name;
+            of_name && link.peer().boot_id != peer.boot_id && link.info().is_some()
+        });
+        for link in former.collect::<Vec<_>>() {
+            if link.answers(RIVAL).await {
+                return false;
+            }
+            link.replace();
+        }
+        true
     }
 
     /// Makes a link of a connection whose hello is done.
@@ -253,7 +312,7 @@ fn quinn_endpoint(identity: &Identity, socket: Arc<MeshSocket>) -> Result<quinn:
     server.transport_config(Arc::new(transport(0)));
     let mut client = quinn::ClientConfig::new(Arc::new(tls::client(identity)?));
     client.transport_config(Arc::new(transport(u32::from(STREAMS))));
-    let mut config = QuinnConfig::default();
+    let mut config = identity.quic();
     // A greased fixed bit would make QUIC packets look like something else on our port.
     config.grease_quic_bit(false);
     let runtime = Arc::new(quinn::TokioRuntime);
@@ -287,6 +346,13 @@ fn transport(streams: u32) -> TransportConfig {
 async fn accept(shared: Arc<Shared>, accepted: mpsc::Sender<Arc<Link>>) {
     let places = Arc::new(Semaphore::new(STRANGERS));
     while let Some(incoming) = shared.quinn.accept().await {
+        let crowded = places.available_permits() < STRANGERS / 2;
+        if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
+            // Costs a forged source its place, and an honest one a round trip (RFC 9000, 8.1.2).
+            // It fails only for those that may not retry.
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(place) = places.clone().try_acquire_owned() else {
             shared.refused.fetch_add(1, Relaxed);
             incoming.refuse();
@@ -307,8 +373,14 @@ async fn accept(shared: Arc<Shared>, accepted: mpsc::Sender<Arc<Link>>) {
 async fn admit(shared: &Shared, incoming: quinn::Incoming) -> Option<Arc<Link>> {
     let connection = incoming.accept().ok()?.await.ok()?;
     let name = shared.name.lock().clone();
-    let greeted = greet::accept(&connection, shared.local(name).ok()?).await.ok()?;
-    Some(shared.link(connection, greeted))
+    match greet::accept(&connection, shared, name).await {
+        Ok(greeted) => Some(shared.link(connection, greeted)),
+        Err(GreetError::Hello(Failure::Refusing(why), claimed)) => {
+            shared.node.refused(from_label(connection.remote_address()), &claimed, why);
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Passes "port unreachable" reports to the links they concern until the endpoint is closed.
@@ -318,13 +390,15 @@ async fn pass_reports(
     mut closed: watch::Receiver<bool>,
 ) {
     loop {
-        tokio::select! {
-            report = socket.unreachable() => match report {
-                Ok(label) => reports.report(label),
-                // Only a runtime that shuts down ends here.
-                Err(_) => return,
-            },
-            _ = closed.wait_for(|closed| *closed) => return,
+        let report = tokio::select! {
+            report = socket.unreachable() => report,
+            _ = closed.changed() => return,
+        };
+        match report {
+            Ok(label) => reports.report(label),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
+            // Whatever else the queue says, later reports may still be good.
+            Err(_) => tokio::time::sleep(REPORT_AGAIN).await,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! knows of Erlang: whoever uses a link gives it an [`Owner`] and an [`Inbox`].
 #![forbid(unsafe_code)]
 
+mod cookies;
 mod dial;
 mod endpoint;
 mod greet;
@@ -18,9 +19,10 @@ mod unreachable;
 
 pub mod registry;
 
-pub use dial::DialError;
-pub use endpoint::{BindError, Endpoint, EndpointConfig};
-pub use identity::Identity;
+pub use cookies::Cookie;
+pub use dial::{DialError, DialRequest};
+pub use endpoint::{BindError, Endpoint, EndpointConfig, Node};
+pub use identity::{Identity, Origin};
 pub use link::{Closed, Link, LinkInfo, Owner, SendState};
 pub use reader::{Inbox, PacketWaiter};
 pub use socket::Counters;

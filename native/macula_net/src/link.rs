@@ -26,6 +26,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// How often a doubtful peer is judged.
 const JUDGE: Duration = Duration::from_millis(50);
 
+/// How often a peer that was asked is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Why a link is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
@@ -35,6 +38,8 @@ pub enum Closed {
     Peer,
     /// The peer's port is closed and nothing comes from it any more.
     Unreachable,
+    /// The peer started again; this link was to its former life.
+    Replaced,
     /// The peer broke the protocol.
     Protocol(String),
     /// The connection failed.
@@ -266,6 +271,26 @@ impl Link {
     /// Closes the link once what was sent is acknowledged, or a bound has passed.
     pub fn close(&self) {
         self.state.ended(Closed::Local);
+    }
+
+    /// Whether anything comes from the peer within `limit` of being asked.
+    pub(crate) async fn answers(&self, limit: Duration) -> bool {
+        let received = || self.state.connection.stats().udp_rx.datagrams;
+        let before = received();
+        self.tick();
+        let asked = Instant::now();
+        while asked.elapsed() < limit {
+            tokio::time::sleep(LOOK).await;
+            if received() != before {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends the link: its peer has started again.
+    pub(crate) fn replace(&self) {
+        self.state.ended(Closed::Replaced);
     }
 
     /// What is known of the link; none unless it is established and open.

@@ -21,6 +21,10 @@ rustler::atoms! {
     macula_dial,
     macula_link,
     macula_frames,
+    macula_cookie,
+    macula_refused,
+    kept,
+    ephemeral,
     // Reasons of a failed dial.
     timeout,
     port_closed,
@@ -32,10 +36,12 @@ rustler::atoms! {
     wrong_name,
     proof,
     malformed,
+    name_taken,
     later_version,
     // Reasons of a closed link.
     peer_closed,
     unreachable,
+    replaced,
     protocol_error,
     connection_lost,
     // Keys of the maps handed out.

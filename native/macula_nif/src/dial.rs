@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use rustler::{Encoder, Env, LocalPid, NifMap, NifResult, Resource, ResourceArc, Term};
+use macula_net::{Cookie, DialRequest};
+use rustler::{Binary, Encoder, Env, LocalPid, NifMap, NifResult, Resource, ResourceArc, Term};
 use tokio::task::AbortHandle;
 
 use crate::atoms;
@@ -30,6 +31,7 @@ struct Request<'a> {
     addresses: Vec<Address>,
     target: Term<'a>,
     name: Term<'a>,
+    cookie: Term<'a>,
     timeout: u64,
 }
 
@@ -42,14 +44,20 @@ fn dial<'a>(
     measured!("dial", normal);
     let target = request.target.decode::<Text>()?.0;
     let name = request.name.decode::<Text>()?.0;
-    let addresses = request.addresses.into_iter().map(|address| address.0).collect();
-    let (id, limit, caller) = (request.id, Duration::from_millis(request.timeout), env.pid());
+    let (id, caller) = (request.id, env.pid());
+    let request = DialRequest {
+        addresses: request.addresses.into_iter().map(|address| address.0).collect(),
+        name,
+        target,
+        cookie: Cookie::new(request.cookie.decode::<Binary<'a>>()?.to_vec()),
+        limit: Duration::from_millis(request.timeout),
+    };
     let endpoint = endpoint.endpoint.clone();
     let Some(runtime) = runtime::running() else {
         return Ok(error(env, atoms::closed()));
     };
     let task = runtime.spawn(async move {
-        let dialled = endpoint.dial(addresses, name, target, limit).await;
+        let dialled = endpoint.dial(request).await;
         post(caller, move |env| result(env, id, dialled, caller));
     });
     Ok((atoms::ok(), ResourceArc::new(Dial(task.abort_handle()))).encode(env))

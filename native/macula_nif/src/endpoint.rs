@@ -1,13 +1,17 @@
 //! The endpoint of this VM, for Erlang.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use macula_net::{BindError, Endpoint, EndpointConfig, Link, LinkInfo};
-use rustler::{Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term};
+use macula_net::{BindError, Cookie, Endpoint, EndpointConfig, Link, LinkInfo, Origin};
+use rustler::{
+    Binary, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
+};
 use tokio::sync::watch;
 
 use crate::link::LinkResource;
 use crate::measure::measured;
+use crate::node::NodeProcess;
 use crate::runtime::{self, post};
 use crate::term::{Address, Ip, Text, binary, error};
 use crate::{atoms, halt};
@@ -15,6 +19,7 @@ use crate::{atoms, halt};
 /// Closes the endpoint when its owner dies or when Erlang forgets it.
 pub(crate) struct EndpointResource {
     pub(crate) endpoint: Arc<Endpoint>,
+    node: Arc<NodeProcess>,
     acceptor: watch::Sender<Option<LocalPid>>,
 }
 
@@ -49,6 +54,7 @@ struct Options<'a> {
     ports: Vec<u16>,
     name: Term<'a>,
     threads: usize,
+    home: Term<'a>,
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
@@ -59,10 +65,15 @@ fn endpoint_open<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> 
         _ => Some(options.ip.decode::<Ip>()?.0),
     };
     let name = options.name.decode::<Text>()?.0;
-    let config = EndpointConfig { ip, ports: options.ports, name };
-    Ok(match open(&config, options.threads) {
+    let home = match options.home.decode::<rustler::Atom>() {
+        Ok(_) => None,
+        Err(_) => Some(PathBuf::from(options.home.decode::<Text>()?.0)),
+    };
+    let config = EndpointConfig { ip, ports: options.ports, name, home };
+    let node = Arc::new(NodeProcess::new(options.owner));
+    Ok(match open(&config, options.threads, node.clone()) {
         Ok(endpoint) => {
-            let resource = resource(endpoint);
+            let resource = resource(endpoint, node);
             // A dead owner has no use for it: dropping the resource closes the endpoint.
             env.monitor(&resource, &options.owner);
             (atoms::ok(), resource).encode(env)
@@ -74,19 +85,23 @@ fn endpoint_open<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> 
     })
 }
 
-fn open(config: &EndpointConfig, threads: usize) -> Result<Arc<Endpoint>, BindError> {
+fn open(
+    config: &EndpointConfig,
+    threads: usize,
+    node: Arc<NodeProcess>,
+) -> Result<Arc<Endpoint>, BindError> {
     let runtime = runtime::start(threads).map_err(|error| BindError::Failed(error.to_string()))?;
     let _within = runtime.enter();
-    Endpoint::open(config).map(Arc::new)
+    Endpoint::open(config, node).map(Arc::new)
 }
 
-fn resource(endpoint: Arc<Endpoint>) -> ResourceArc<EndpointResource> {
+fn resource(endpoint: Arc<Endpoint>, node: Arc<NodeProcess>) -> ResourceArc<EndpointResource> {
     halt::remember(&endpoint);
     let acceptor = watch::Sender::new(None);
     if let Some(runtime) = runtime::running() {
         runtime.spawn(announce(Arc::downgrade(&endpoint), acceptor.subscribe()));
     }
-    ResourceArc::new(EndpointResource { endpoint, acceptor })
+    ResourceArc::new(EndpointResource { endpoint, node, acceptor })
 }
 
 /// Passes accepted links to the acceptor of the moment; until there is one they wait.
@@ -115,6 +130,32 @@ fn accepted(env: Env<'_>, link: Arc<Link>, acceptor: LocalPid) -> Term<'_> {
     let keys = [atoms::node(), atoms::address()];
     let peer = map(env, &keys, &[node, address]);
     (atoms::macula_accept(), LinkResource::owned_by(link, acceptor), peer).encode(env)
+}
+
+/// The answer to a `macula_cookie` message.
+#[rustler::nif]
+fn endpoint_cookie<'a>(
+    endpoint: ResourceArc<EndpointResource>,
+    question: u64,
+    cookie: Binary<'a>,
+) -> rustler::Atom {
+    measured!("endpoint_cookie", normal);
+    endpoint.node.answer(question, Cookie::new(cookie.to_vec()));
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn endpoint_identity(env: Env<'_>, endpoint: ResourceArc<EndpointResource>) -> Term<'_> {
+    measured!("endpoint_identity", normal);
+    let identity = endpoint.endpoint.identity();
+    let origin = match identity.origin() {
+        Origin::Kept => atoms::kept().encode(env),
+        Origin::Ephemeral(None) => atoms::ephemeral().encode(env),
+        Origin::Ephemeral(Some(why)) => {
+            (atoms::ephemeral(), binary(env, why.as_bytes())).encode(env)
+        }
+    };
+    (binary(env, &identity.node_id()), origin).encode(env)
 }
 
 #[rustler::nif]

@@ -11,6 +11,7 @@ mod halt;
 mod inbox;
 mod link;
 mod measure;
+mod node;
 mod output;
 mod registry;
 mod runtime;

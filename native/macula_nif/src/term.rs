@@ -83,6 +83,7 @@ pub(crate) fn closed<'a>(env: Env<'a>, reason: &Closed) -> Term<'a> {
     match reason {
         Closed::Local => atoms::local().encode(env),
         Closed::Peer => atoms::peer_closed().encode(env),
+        Closed::Replaced => atoms::replaced().encode(env),
         Closed::Unreachable => atoms::unreachable().encode(env),
         Closed::Protocol(text) => {
             (atoms::protocol_error(), binary(env, text.as_bytes())).encode(env)
@@ -106,11 +107,12 @@ pub(crate) fn dial_error<'a>(env: Env<'a>, reason: &DialError) -> Term<'a> {
     }
 }
 
-fn refusal_atom(refusal: Refusal) -> rustler::Atom {
+pub(crate) fn refusal_atom(refusal: Refusal) -> rustler::Atom {
     match refusal {
         Refusal::WrongName => atoms::wrong_name(),
         Refusal::Version => atoms::version_mismatch(),
         Refusal::Proof => atoms::proof(),
+        Refusal::NameTaken => atoms::name_taken(),
         Refusal::Malformed => atoms::malformed(),
         Refusal::Other(_) => atoms::later_version(),
     }

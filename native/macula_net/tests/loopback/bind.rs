@@ -15,29 +15,50 @@ fn has_v6() -> bool {
 }
 
 fn config(ports: &[u16]) -> EndpointConfig {
-    EndpointConfig { ip: Some([127, 0, 79, 1].into()), ports: ports.into(), name: "b".into() }
+    EndpointConfig {
+        ip: Some([127, 0, 79, 1].into()),
+        ports: ports.into(),
+        name: "b".into(),
+        home: None,
+    }
 }
 
 #[tokio::test]
 async fn a_port_in_use_is_said_to_be_and_the_next_one_is_taken() {
-    let first = Endpoint::open(&config(&[0])).unwrap();
-    let second = Endpoint::open(&config(&[0])).unwrap();
+    let first = Endpoint::open(&config(&[0]), std::sync::Arc::new(Knows(COOKIE))).unwrap();
+    let second = Endpoint::open(&config(&[0]), std::sync::Arc::new(Knows(COOKIE))).unwrap();
     let (taken, also) = (first.address().port(), second.address().port());
-    assert!(matches!(Endpoint::open(&config(&[taken])), Err(BindError::InUse)));
-    assert!(matches!(Endpoint::open(&config(&[taken, also])), Err(BindError::InUse)));
-    assert!(matches!(Endpoint::open(&config(&[])), Err(BindError::InUse)));
-    let third = Endpoint::open(&config(&[taken, also, 0])).unwrap();
+    assert!(matches!(
+        Endpoint::open(&config(&[taken]), std::sync::Arc::new(Knows(COOKIE))),
+        Err(BindError::InUse)
+    ));
+    assert!(matches!(
+        Endpoint::open(&config(&[taken, also]), std::sync::Arc::new(Knows(COOKIE))),
+        Err(BindError::InUse)
+    ));
+    assert!(matches!(
+        Endpoint::open(&config(&[]), std::sync::Arc::new(Knows(COOKIE))),
+        Err(BindError::InUse)
+    ));
+    let third =
+        Endpoint::open(&config(&[taken, also, 0]), std::sync::Arc::new(Knows(COOKIE))).unwrap();
     assert!(![0, taken, also].contains(&third.address().port()));
     // A port held for one address only is in use for all of them too.
     let any = EndpointConfig { ip: None, ..config(&[taken]) };
-    assert!(matches!(Endpoint::open(&any), Err(BindError::InUse)));
+    assert!(matches!(
+        Endpoint::open(&any, std::sync::Arc::new(Knows(COOKIE))),
+        Err(BindError::InUse)
+    ));
 }
 
 #[tokio::test]
 async fn a_foreign_address_is_another_failure() {
     // TEST-NET-1: nobody has it.
     let config = EndpointConfig { ip: Some([192, 0, 2, 1].into()), ..config(&[0]) };
-    assert!(matches!(Endpoint::open(&config), Err(BindError::Failed(_))));
+    assert!(matches!(
+        Endpoint::open(&config, std::sync::Arc::new(Knows(COOKIE))),
+        Err(BindError::Failed(_))
+    ));
 }
 
 /// A link from an endpoint bound at `from` to one bound at `to`, dialled at `address`, works.

@@ -162,13 +162,11 @@ async fn a_silent_address_does_not_hold_up_the_next() {
 async fn all_failures_are_told() {
     let (a, c) = (open("a"), open("c"));
     let ((_silent, silent), closed) = (udp().await, closed_port());
-    let dialled = a.dial(
-        vec![silent, c.address(), closed],
-        "a".into(),
-        "b".into(),
-        // Long enough for the closed port to be reported twice.
+    let dialled = a.dial(request(
+        &[silent, c.address(), closed],
+        "b", // Long enough for the closed port to be reported twice.
         Duration::from_secs(3),
-    );
+    ));
     let mut failures = soon("a dial", dialled).await.err().unwrap();
     let mut expected = vec![
         (silent, DialError::Timeout),
@@ -198,7 +196,7 @@ async fn losers_never_reach_the_acceptor() {
 async fn a_dial_given_up_is_over() {
     let (a, b) = (open("a"), open("b"));
     let slow = Forwarder::new(b.address(), Duration::from_millis(100)).await;
-    let dialled = a.dial(vec![slow.front], "a".into(), "b".into(), HANG);
+    let dialled = a.dial(request(&[slow.front], "b", HANG));
     assert!(tokio::time::timeout(Duration::from_millis(150), dialled).await.is_err());
     until("its end", || counter(&b, "failed_hellos") == 1).await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use macula_core::dist::credit::{RECEIVE_WINDOW, SEND_HIGH};
 use macula_core::dist::frame::MAX_FRAME;
-use macula_net::{Closed, SUITE, SendState};
+use macula_net::{Closed, DialRequest, SUITE, SendState};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -39,7 +39,7 @@ async fn two_endpoints_learn_of_each_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dialler_without_a_name_is_let_in() {
     let (a, b) = (open(""), open("b"));
-    let dialled = a.dial(vec![b.address()], String::new(), "b".into(), HANG);
+    let dialled = a.dial(DialRequest { name: String::new(), ..request(&[b.address()], "b", HANG) });
     let (dialled, accepted) = tokio::join!(soon("a dial", dialled), soon("accept", b.accept()));
     assert_eq!(dialled.unwrap().peer().name, "b");
     assert_eq!(accepted.unwrap().peer().name, "");

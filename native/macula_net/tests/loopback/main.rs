@@ -11,3 +11,4 @@ mod flood;
 mod frames;
 mod paths;
 mod support;
+mod trust;

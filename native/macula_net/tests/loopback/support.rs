@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use macula_core::dist::frame;
+use macula_core::hello::Refusal;
 use macula_net::{
-    Closed, DialError, Endpoint, EndpointConfig, Inbox, Link, Owner, PacketWaiter, SendState,
+    Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox, Link, Node, Owner,
+    PacketWaiter, SendState,
 };
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 /// What takes longer hangs.
@@ -48,7 +51,35 @@ pub fn open(name: &str) -> Endpoint {
 
 /// An endpoint of the node `name` at a certain place.
 pub fn open_at(ip: Option<IpAddr>, port: u16, name: &str) -> Endpoint {
-    Endpoint::open(&EndpointConfig { ip, ports: vec![port], name: name.into() }).unwrap()
+    let config = EndpointConfig { ip, ports: vec![port], name: name.into(), home: None };
+    Endpoint::open(&config, std::sync::Arc::new(Knows(COOKIE))).unwrap()
+}
+
+/// The cookie of the tests' nodes.
+pub const COOKIE: &[u8] = b"cookie";
+
+/// A node that shares one cookie with everybody.
+pub struct Knows(pub &'static [u8]);
+
+impl Node for Knows {
+    fn cookie(&self, _name: &str) -> oneshot::Receiver<Cookie> {
+        let (answer, cookie) = oneshot::channel();
+        let _ = answer.send(Cookie::new(self.0.to_vec()));
+        cookie
+    }
+
+    fn refused(&self, _address: SocketAddr, _name: &str, _why: Refusal) {}
+}
+
+/// A request of the node "a".
+pub fn request(addresses: &[SocketAddr], target: &str, limit: Duration) -> DialRequest {
+    DialRequest {
+        addresses: addresses.to_vec(),
+        name: "a".into(),
+        target: target.into(),
+        cookie: Cookie::new(COOKIE.to_vec()),
+        limit,
+    }
 }
 
 /// Dials as the node "a".
@@ -57,14 +88,14 @@ pub async fn dial(
     addresses: &[SocketAddr],
     target: &str,
 ) -> Result<Arc<Link>, Vec<(SocketAddr, DialError)>> {
-    let dialled = from.dial(addresses.to_vec(), "a".into(), target.into(), HANG);
+    let dialled = from.dial(request(addresses, target, HANG));
     // Its own limit is the same; the outer bound must not come first.
     tokio::time::timeout(2 * HANG, dialled).await.expect("a dial outlives its limit")
 }
 
 /// Why a dial of one address failed.
 pub async fn failure(from: &Endpoint, address: SocketAddr, limit: Duration) -> DialError {
-    let dialled = from.dial(vec![address], "a".into(), "b".into(), limit);
+    let dialled = from.dial(request(&[address], "b", limit));
     let mut failures = soon("a dial", dialled).await.err().expect("dialled what is not there");
     assert_eq!(failures.len(), 1);
     assert_eq!(failures[0].0, address);

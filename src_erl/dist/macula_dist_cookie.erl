@@ -1,0 +1,26 @@
+%% @doc Which cookie this node shares with another, by OTP's own rules, for the
+%% native side, which proves that both hold it.
+-module(macula_dist_cookie).
+
+-export([with/1, with_name/1]).
+
+%% @doc The cookie for a node that is dialled. Asked anew each time: OTP tells
+%% nobody when a cookie changes.
+-spec with(node()) -> binary().
+with(Node) ->
+    text(auth:get_cookie(Node)).
+
+%% @doc The cookie for a node that called and says this is its name. The name
+%% comes from the network and so makes no atom: a node whose name is not known
+%% here has no cookie of its own here either.
+-spec with_name(binary()) -> binary().
+with_name(Name) ->
+    try binary_to_existing_atom(Name, utf8) of
+        '' -> text(auth:get_cookie());
+        Node -> with(Node)
+    catch
+        error:_ -> text(auth:get_cookie())
+    end.
+
+text(Cookie) ->
+    atom_to_binary(Cookie, utf8).
