@@ -1,0 +1,189 @@
+%% @doc The loads. Each runs in node A against node B for a given time, stops
+%% by itself and returns the figures of bench_figures it measured.
+-module(bench_load).
+
+-export([run/3, echo/0, sink/0]).
+-export_type([load/0]).
+
+-type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed, Ms :: pos_integer()}
+              | {connect, Times :: pos_integer()}.
+
+-define(KIB, 1024).
+-define(MIB, (1024 * 1024)).
+-define(CALLERS, 16).
+%% A call that is still waiting when the time is up may wait so many times longer.
+-define(PATIENCE, 4).
+-define(DRAIN_MS, 30_000).
+-define(SETTLE_MS, 100).
+
+-spec run(load(), node(), [integer()]) -> #{bench_figures:key() => number()}.
+run({round_trip, Ms}, Node, _) ->
+    Echo = spawn_link(Node, ?MODULE, echo, []),
+    _ = round_trips(Echo, until(Ms div 5), []),
+    Times = round_trips(Echo, until(Ms), []),
+    stop(Echo),
+    #{round_trip_p50 => us(bench_stats:percentile(50, Times)),
+      round_trip_p99 => us(bench_stats:percentile(99, Times))};
+run({flood, Ms}, Node, _) ->
+    #{messages := Messages} = stream(Node, 32, Ms, []),
+    #{flood => Messages};
+run({stream_4k, Ms}, Node, _) ->
+    #{bytes := Bytes} = stream(Node, 4 * ?KIB, Ms, []),
+    #{stream_4k => mb(Bytes)};
+run({stream_64k, Ms}, Node, OsPids) ->
+    #{bytes := Bytes, cpu_per_byte := Cpu} = stream(Node, 64 * ?KIB, Ms, OsPids),
+    #{stream_64k => mb(Bytes), cpu_64k => Cpu * 1.0e9};
+run({stream_16m, Ms}, Node, OsPids) ->
+    #{bytes := Bytes, cpu_per_byte := Cpu} = stream(Node, 16 * ?MIB, Ms, OsPids),
+    #{stream_16m => mb(Bytes), cpu_16m => Cpu * 1.0e9};
+run({erpc, Ms}, Node, _) ->
+    _ = erpc_calls(Node, Ms div 5),
+    #{erpc => erpc_calls(Node, Ms)};
+run({mixed, Ms}, Node, _) ->
+    mixed(Node, Ms);
+run({connect, Times}, Node, _) ->
+    #{connect => us(bench_stats:median([connect(Node) || _ <- lists:seq(1, Times)])) / 1000}.
+
+%%% Round trips
+
+round_trips(Echo, Until, Times) ->
+    Start = now_ns(),
+    Echo ! {self(), Start},
+    receive {Echo, Start} -> ok end,
+    End = now_ns(),
+    case End < Until of
+        true -> round_trips(Echo, Until, [End - Start | Times]);
+        false -> [End - Start | Times]
+    end.
+
+-spec echo() -> ok.
+echo() ->
+    receive
+        {From, Token} -> From ! {self(), Token}, echo();
+        stop -> ok
+    end.
+
+%%% Streams: one process sends, one counts, and the time ends with its count
+
+stream(Node, Size, Ms, OsPids) ->
+    Sink = spawn_link(Node, ?MODULE, sink, []),
+    Message = binary:copy(<<"m">>, Size),
+    _ = stream_for(Sink, Message, Ms div 5),
+    CpuBefore = bench_stats:cpu_seconds(OsPids),
+    {Count, Seconds} = stream_for(Sink, Message, Ms),
+    Cpu = bench_stats:cpu_seconds(OsPids) - CpuBefore,
+    stop(Sink),
+    #{messages => Count / Seconds, bytes => Count * Size / Seconds, cpu_per_byte => Cpu / (Count * Size)}.
+
+stream_for(Sink, Message, Ms) ->
+    Start = now_ns(),
+    %% A look at the clock costs as much as a small message does.
+    send_until(until(Ms), Sink, Message, max(1, 64 * ?KIB div byte_size(Message))),
+    Count = count(Sink),
+    {Count, (now_ns() - Start) / 1.0e9}.
+
+send_until(Until, Sink, Message, Batch) ->
+    send(Batch, Sink, Message),
+    case now_ns() < Until of
+        true -> send_until(Until, Sink, Message, Batch);
+        false -> ok
+    end.
+
+send(0, _, _) -> ok;
+send(N, Sink, Message) -> Sink ! Message, send(N - 1, Sink, Message).
+
+count(Sink) ->
+    Sink ! {count, self()},
+    receive {Sink, Count} -> Count after ?DRAIN_MS -> error(no_count) end.
+
+-spec sink() -> ok.
+sink() -> sink(0).
+
+sink(Count) ->
+    receive
+        Message when is_binary(Message) -> sink(Count + 1);
+        {count, From} -> From ! {self(), Count}, sink(0);
+        stop -> ok
+    end.
+
+%%% Many callers
+
+erpc_calls(Node, Ms) ->
+    Start = now_ns(),
+    Caller = fun() -> exit({calls, call_until(Node, until(Ms), 0)}) end,
+    Callers = [spawn_monitor(Caller) || _ <- lists:seq(1, ?CALLERS)],
+    Calls = lists:sum([receive {'DOWN', Monitor, process, _, {calls, N}} -> N end || {_, Monitor} <- Callers]),
+    Calls / ((now_ns() - Start) / 1.0e9).
+
+call_until(Node, Until, Calls) ->
+    _ = erpc:call(Node, erlang, node, []),
+    case now_ns() < Until of
+        true -> call_until(Node, Until, Calls + 1);
+        false -> Calls + 1
+    end.
+
+%%% Small calls while another process sends as much as it can
+
+%% The calls have a process of their own: over some carriers not even sending
+%% comes to an end beside bulk. What is then still waiting counts with the
+%% time it took, the end of the bulk included.
+mixed(Node, Ms) ->
+    Self = self(),
+    Bulk = spawn_link(fun() -> Self ! {self(), bulk(Node)} end),
+    Echo = spawn_link(Node, ?MODULE, echo, []),
+    timer:sleep(Ms div 5),
+    Caller = spawn_link(fun() -> Self ! {self(), round_trips(Echo, until(Ms), [])} end),
+    Early = receive {Caller, InTime} -> InTime after (1 + ?PATIENCE) * Ms -> late end,
+    Bulk ! stop,
+    Rate = receive {Bulk, Bytes} -> mb(Bytes) after ?DRAIN_MS -> error(bulk_did_not_end) end,
+    Times = times(Early, Caller),
+    stop(Echo),
+    #{mixed_p50 => us(bench_stats:percentile(50, Times)) / 1000,
+      mixed_p99 => us(bench_stats:percentile(99, Times)) / 1000,
+      mixed_bulk => Rate, mixed_calls => length(Times)}.
+
+times(late, Caller) -> receive {Caller, Times} -> Times after ?DRAIN_MS -> error(call_did_not_end) end;
+times(Times, _) -> Times.
+
+bulk(Node) ->
+    Sink = spawn_link(Node, ?MODULE, sink, []),
+    Message = binary:copy(<<"m">>, 16 * ?MIB),
+    Start = now_ns(),
+    bulk_until_stopped(Sink, Message),
+    Count = count(Sink),
+    stop(Sink),
+    Count * byte_size(Message) / ((now_ns() - Start) / 1.0e9).
+
+bulk_until_stopped(Sink, Message) ->
+    Sink ! Message,
+    receive stop -> ok after 0 -> bulk_until_stopped(Sink, Message) end.
+
+%%% Connecting
+
+%% Time to settle before: what `global' still sends to a node that is gone
+%% would connect again by itself. Time after: the other side has to have
+%% noticed as well.
+connect(Node) ->
+    timer:sleep(?SETTLE_MS),
+    true = monitor_node(Node, true),
+    true = erlang:disconnect_node(Node),
+    receive {nodedown, Node} -> ok after ?DRAIN_MS -> error(still_connected) end,
+    timer:sleep(?SETTLE_MS),
+    false = lists:member(Node, nodes()),
+    Start = now_ns(),
+    true = net_kernel:connect_node(Node),
+    now_ns() - Start.
+
+%%% For all
+
+stop(Pid) ->
+    unlink(Pid),
+    Pid ! stop.
+
+until(Ms) -> now_ns() + Ms * 1_000_000.
+
+now_ns() -> erlang:monotonic_time(nanosecond).
+
+us(Ns) -> Ns / 1000.
+
+mb(Bytes) -> Bytes / 1.0e6.

@@ -1,0 +1,71 @@
+%% @doc What runs in a measured node: reads requests from standard input, a
+%% line each, and answers with a line each.
+-module(bench_node).
+
+-export([start/0]).
+
+-define(MARK, "bench:").
+
+-spec start() -> ok.
+start() ->
+    _ = spawn(fun() ->
+                  say({ok, up}),
+                  read(spawn_link(fun() -> serve(undefined) end))
+              end),
+    ok.
+
+%% Reading goes on during a load: the end of the input is the end of the node,
+%% whatever it is doing.
+read(Server) ->
+    case io:get_line("") of
+        "halt\n" -> halt(0);
+        Line when is_list(Line) ->
+            Server ! binary_to_term(base64:decode(string:trim(Line))),
+            read(Server);
+        _ -> erlang:halt(1, [{flush, false}])
+    end.
+
+serve(Peer) ->
+    receive
+        {peer, Node, OsPids} ->
+            say(connected(Node)),
+            serve({Node, OsPids});
+        {load, Load} ->
+            {Node, OsPids} = Peer,
+            say(loaded(Load, Node, OsPids)),
+            serve(Peer);
+        congestion ->
+            say({ok, lists:usort([congestion(Port) || Port <- erlang:ports(), is_link(Port)])}),
+            serve(Peer)
+    end.
+
+connected(Node) ->
+    case net_kernel:connect_node(Node) of
+        true -> {ok, ok};
+        Other -> {error, {no_connection, Node, Other}}
+    end.
+
+%% In a process of its own: one that failed leaves messages and links behind.
+loaded(Load, Node, OsPids) ->
+    {_, Monitor} = spawn_monitor(fun() -> exit({measured, bench_load:run(Load, Node, OsPids)}) end),
+    receive
+        {'DOWN', Monitor, process, _, {measured, Figures}} -> {ok, Figures};
+        {'DOWN', Monitor, process, _, Reason} -> {error, Reason}
+    end.
+
+%% epmd has a connection as well.
+is_link(Port) ->
+    EpmdPort = list_to_integer(os:getenv("ERL_EPMD_PORT")),
+    erlang:port_info(Port, name) =:= {name, "tcp_inet"} andalso
+        case inet:peername(Port) of
+            {ok, {_, PeerPort}} -> PeerPort =/= EpmdPort;
+            {error, _} -> false
+        end.
+
+%% TCP_CONGESTION, as the kernel has it for this very connection.
+congestion(Port) ->
+    {ok, [{raw, 6, 13, Name}]} = inet:getopts(Port, [{raw, 6, 13, 16}]),
+    hd(binary:split(Name, <<0>>)).
+
+say(Term) ->
+    io:put_chars([?MARK, base64:encode(term_to_binary(Term)), $\n]).
