@@ -76,10 +76,16 @@ accept(Handle) ->
 close(Handle) ->
     macula_dist_endpoint:close(Handle).
 
-%% @doc Runs inside net_kernel, so it only looks at the name.
+%% @doc Runs inside net_kernel, so it only looks at the name. A name with a bad
+%% host or port is taken, so that setup can say what is wrong with it.
 -spec select(node()) -> boolean().
 select(Node) ->
-    is_node_name(Node).
+    case macula_dist_name:split(Node) of
+        {ok, _} -> true;
+        {error, {bad_host, _}} -> true;
+        {error, {bad_port, _}} -> true;
+        {error, _} -> false
+    end.
 
 -spec is_node_name(node()) -> boolean().
 is_node_name(Node) ->

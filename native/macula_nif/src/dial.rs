@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use macula_net::{Cookie, DialRequest};
-use rustler::{Binary, Encoder, Env, LocalPid, NifMap, NifResult, Resource, ResourceArc, Term};
+use rustler::{
+    Binary, Encoder, Env, Error, LocalPid, NifMap, NifResult, Resource, ResourceArc, Term,
+};
 use tokio::task::AbortHandle;
 
 use crate::atoms;
@@ -39,9 +41,10 @@ struct Request<'a> {
 fn dial<'a>(
     env: Env<'a>,
     endpoint: ResourceArc<EndpointResource>,
-    request: Request<'a>,
+    request: Term<'a>,
 ) -> NifResult<Term<'a>> {
     measured!("dial", normal);
+    let request: Request<'a> = request.decode().map_err(|_| Error::BadArg)?;
     let target = request.target.decode::<Text>()?.0;
     let name = request.name.decode::<Text>()?.0;
     let (id, caller) = (request.id, env.pid());

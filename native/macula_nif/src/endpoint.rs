@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use macula_net::{BindError, Cookie, Endpoint, EndpointConfig, Link, LinkInfo, Origin};
 use rustler::{
-    Binary, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
+    Binary, Encoder, Env, Error, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
 };
 use tokio::sync::watch;
 
@@ -58,8 +58,9 @@ struct Options<'a> {
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
-fn endpoint_open<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> {
+fn endpoint_open<'a>(env: Env<'a>, options: Term<'a>) -> NifResult<Term<'a>> {
     measured!("endpoint_open", dirty);
+    let options: Options<'a> = options.decode().map_err(|_| Error::BadArg)?;
     let ip = match options.ip.decode::<rustler::Atom>() {
         Ok(atom) if atom == atoms::any() => None,
         _ => Some(options.ip.decode::<Ip>()?.0),

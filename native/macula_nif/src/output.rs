@@ -8,7 +8,9 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use macula_core::dist::frame;
 use parking_lot::Mutex;
-use rustler::{Binary, Env, Error, ListIterator, NifResult, OwnedEnv, Term};
+use rustler::{Binary, Env, Error, NifResult, OwnedEnv, Term};
+
+use crate::term::for_each;
 
 /// Binaries from this size on are shared. Sharing costs an entry in the send buffer and a
 /// reference taken and dropped, about what copying this much does.
@@ -21,20 +23,19 @@ const SHARE_FROM: usize = 4096;
 pub(crate) fn frames(list: Term<'_>) -> NifResult<(Vec<Bytes>, u64)> {
     let mut out = Output::default();
     let mut count = 0;
-    for frame in list.decode::<ListIterator<'_>>()? {
-        let (size, parts): (usize, ListIterator<'_>) = frame.decode()?;
+    for_each(list, |frame| {
+        let (size, parts): (usize, Term<'_>) = frame.decode()?;
         out.arena.put_slice(&frame::header(size).ok_or(Error::BadArg)?);
         let mut found = 0;
-        for part in parts {
+        for_each(parts, |part| {
             let binary = Binary::from_term(part)?;
             found += binary.len();
             out.push(&binary);
-        }
-        if found != size {
-            return Err(Error::BadArg);
-        }
+            Ok(())
+        })?;
         count += 1;
-    }
+        if found == size { Ok(()) } else { Err(Error::BadArg) }
+    })?;
     out.flush();
     Ok((out.chunks, count))
 }

@@ -66,6 +66,21 @@ impl<'a> Decoder<'a> for Text {
     }
 }
 
+/// Calls `each` with the elements of a proper list, in order. rustler's own iterator panics at an
+/// improper tail.
+pub(crate) fn for_each<'a>(
+    list: Term<'a>,
+    mut each: impl FnMut(Term<'a>) -> NifResult<()>,
+) -> NifResult<()> {
+    let mut rest = list;
+    while !rest.is_empty_list() {
+        let (head, tail) = rest.list_get_cell()?;
+        each(head)?;
+        rest = tail;
+    }
+    Ok(())
+}
+
 /// A new binary with `bytes`.
 pub(crate) fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut binary = NewBinary::new(env, bytes.len());
