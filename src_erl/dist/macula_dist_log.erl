@@ -134,6 +134,7 @@ reason({ports_in_use, Ports, Origin}) ->
     io_lib:format("ports ~b to ~b, asked for by ~ts, are all in use",
                   [hd(Ports), lists:last(Ports), origin(Origin)]);
 reason(duplicate_name) -> "another node of that name runs on this machine";
+reason({refused, wrong_name}) -> "another node lives there";
 reason({refused, Why}) -> ["refused: ", refusal(Why)];
 reason({wrong_name, Name}) -> io_lib:format("is another node: ~ts", [Name]);
 reason({version_mismatch, Min, Max}) ->
@@ -148,7 +149,7 @@ reason({bad_option, _, _, _} = Bad) -> macula_config:format_error(Bad);
 reason(Other) -> io_lib:format("~tp", [Other]).
 
 refusal(proof) -> "its cookie is another one than here, or somebody sits in between";
-refusal(wrong_name) -> "it wanted another node than the one that lives there";
+refusal(wrong_name) -> "it wants another node than this one";
 refusal(name_taken) -> "a live node of that name is connected already";
 refusal(version_mismatch) -> "no protocol version in common";
 refusal(malformed) -> "its hello could not be read";
