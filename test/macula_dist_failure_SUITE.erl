@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, groups/0, end_per_testcase/2]).
--export([unknown_host/1, closed_port/1, silent_port/1, garbage_port/1, wrong_name/1, wrong_cookie/1,
+-export([unknown_host/1, closed_port/1, silent_port/1, garbage_port/1, mirror_port/1, wrong_name/1, wrong_cookie/1,
          illegal_name/1, short_name_with_dot/1, short_setuptime/1, one_line_for_many_dials/1]).
 -export([stranger/1, flood_of_connections/1]).
 -export([idle_link_stays/1, stopped_peer_goes_down/1, huge_message_is_life/1]).
@@ -24,7 +24,7 @@ all() ->
     [{group, dials}, {group, strangers}, {group, ticks}].
 
 groups() ->
-    [{dials, [unknown_host, closed_port, silent_port, garbage_port, wrong_name, wrong_cookie,
+    [{dials, [unknown_host, closed_port, silent_port, garbage_port, mirror_port, wrong_name, wrong_cookie,
               illegal_name, short_name_with_dot, short_setuptime, one_line_for_many_dials]},
      {strangers, [stranger, flood_of_connections]},
      %% They mostly wait, so they can do so together.
@@ -57,6 +57,12 @@ silent_port(_) ->
 %% Something answers, but not QUIC.
 garbage_port(_) ->
     {Port, Close} = service(fun(Packet) -> [rand:bytes(1 + rand:uniform(1_200)), <<"HTTP/1.1 400 Bad Request\r\n\r\n">>, <<0, Packet/binary>>] end),
+    fails(start(unique("a")), node_at(Port), [Port]),
+    Close().
+
+%% Something sends back what it gets: the node meets itself, and notices.
+mirror_port(_) ->
+    {Port, Close} = service(fun(Packet) -> [Packet] end),
     fails(start(unique("a")), node_at(Port), [Port]),
     Close().
 
@@ -110,9 +116,9 @@ fails_with(A, Node, Texts) ->
     {Time, Answer} = timed(fun() -> call(A, net_adm, ping, [Node]) end),
     ?assertEqual(pang, Answer),
     ?assert(Time < ?SETUP_MS + ?SLACK_MS, Time),
-    macula_test_node:await_said(A, "macula: ", ?HANG),
+    macula_test_node:await_said(A, "macula: cannot ", ?HANG),
     Lines = [Line || Line <- binary:split(macula_test_node:output(A), <<"\n">>, [global]),
-                     binary:match(Line, <<"macula: ">>) =/= nomatch],
+                     binary:match(Line, <<"macula: cannot ">>) =/= nomatch],
     ct:log("~b ms: ~ts", [Time, Lines]),
     [Line] = Lines,
     [?assertMatch({_, _}, binary:match(Line, iolist_to_binary(Text)), {Text, Line})

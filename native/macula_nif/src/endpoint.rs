@@ -13,7 +13,7 @@ use crate::link::LinkResource;
 use crate::measure::measured;
 use crate::node::NodeProcess;
 use crate::runtime::{self, post};
-use crate::term::{Address, Ip, Text, binary, error};
+use crate::term::{Address, Exact, Ip, Text, binary, error};
 use crate::{atoms, halt};
 
 /// Closes the endpoint when its owner dies or when Erlang forgets it.
@@ -51,7 +51,7 @@ impl Drop for EndpointResource {
 struct Options<'a> {
     owner: LocalPid,
     ip: Term<'a>,
-    ports: Vec<u16>,
+    ports: Term<'a>,
     name: Term<'a>,
     threads: usize,
     home: Term<'a>,
@@ -70,7 +70,9 @@ fn endpoint_open<'a>(env: Env<'a>, options: Term<'a>) -> NifResult<Term<'a>> {
         Ok(_) => None,
         Err(_) => Some(PathBuf::from(options.home.decode::<Text>()?.0)),
     };
-    let config = EndpointConfig { ip, ports: options.ports, name, home };
+    let ports: Vec<Exact<u16>> = options.ports.decode()?;
+    let ports = ports.into_iter().map(|port| port.0).collect();
+    let config = EndpointConfig { ip, ports, name, home };
     let node = Arc::new(NodeProcess::new(options.owner));
     Ok(match open(&config, options.threads, node.clone()) {
         Ok(endpoint) => {

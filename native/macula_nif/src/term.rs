@@ -8,17 +8,29 @@ use rustler::{Binary, Decoder, Encoder, Env, Error, NewBinary, NifResult, Term};
 
 use crate::atoms;
 
+/// An integer that fits: rustler's own decoders of small types cut off what does not.
+pub(crate) struct Exact<T>(pub(crate) T);
+
+impl<'a, T: TryFrom<u32> + 'a> Decoder<'a> for Exact<T> {
+    fn decode(term: Term<'a>) -> NifResult<Exact<T>> {
+        T::try_from(term.decode()?).map(Exact).map_err(|_| Error::BadArg)
+    }
+}
+
 /// `inet:ip_address()`.
 pub(crate) struct Ip(pub(crate) IpAddr);
 
 impl<'a> Decoder<'a> for Ip {
     fn decode(term: Term<'a>) -> NifResult<Ip> {
-        if let Ok((a, b, c, d)) = term.decode::<(u8, u8, u8, u8)>() {
-            return Ok(Ip(Ipv4Addr::new(a, b, c, d).into()));
+        type Byte = Exact<u8>;
+        if let Ok((a, b, c, d)) = term.decode::<(Byte, Byte, Byte, Byte)>() {
+            return Ok(Ip(Ipv4Addr::new(a.0, b.0, c.0, d.0).into()));
         }
         let fields = rustler::types::tuple::get_tuple(term)?;
-        let fields: Vec<u16> =
-            fields.iter().map(|field| field.decode()).collect::<Result<_, _>>()?;
+        let fields: Vec<u16> = fields
+            .iter()
+            .map(|field| field.decode::<Exact<u16>>().map(|field| field.0))
+            .collect::<Result<_, _>>()?;
         let fields: [u16; 8] = fields.try_into().map_err(|_| Error::BadArg)?;
         Ok(Ip(Ipv6Addr::from(fields).into()))
     }
@@ -44,8 +56,8 @@ pub(crate) struct Address(pub(crate) SocketAddr);
 
 impl<'a> Decoder<'a> for Address {
     fn decode(term: Term<'a>) -> NifResult<Address> {
-        let (ip, port): (Ip, u16) = term.decode()?;
-        Ok(Address(SocketAddr::new(ip.0, port)))
+        let (ip, port): (Ip, Exact<u16>) = term.decode()?;
+        Ok(Address(SocketAddr::new(ip.0, port.0)))
     }
 }
 
