@@ -2,7 +2,6 @@
 -module(macula_dist_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
--include_lib("common_test/include/ct.hrl").
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([binaries_of_all_sizes/1, huge_binary/1, many_small_binaries/1, small_messages_in_order/1,

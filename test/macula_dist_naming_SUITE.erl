@@ -119,7 +119,8 @@ remote_shell_in(Script) ->
     Command = ["timeout --foreground 60 ", lists:join(" ", [macula_test_node:erl()] ++ macula_test_node:flags()
         ++ macula_test_node:ebins() ++ ["-setcookie", macula_test_node:cookie(), "-sname", "undefined", "-remsh", Node])],
     Port = open_port({spawn_executable, Script},
-                     [{args, ["-qec", lists:flatten(Command), "/dev/null"]}, {env, [{"TERM", "xterm"}, {"MACULA_HOME", macula_test_node:home()}]},
+                     [{args, ["-qec", lists:flatten(Command), "/dev/null"]}, {env, [{"TERM", "xterm"}, {"MACULA_HOME", macula_test_node:home()},
+                             {"XDG_RUNTIME_DIR", macula_test_node:home()}]},
                       exit_status, stderr_to_stdout, binary, hide]),
     Prompt = says(Port, "(" ++ Node ++ ")1>", <<>>),
     port_command(Port, "{the_shell_is_on, node()}.\n"),

@@ -215,11 +215,13 @@ cookie() -> "macula_test_" ++ os:getpid().
 erl() ->
     filename:join([code:root_dir(), "bin", "erl"]).
 
-%% @doc Where the nodes of this run keep their keys: beside the logs.
+%% @doc Where the nodes of this run keep their keys and their registry: beside the logs.
 -spec home() -> file:filename().
 home() ->
     {ok, Dir} = file:get_cwd(),
-    filename:join(Dir, "macula_home").
+    Home = filename:join(Dir, "macula_home"),
+    ok = filelib:ensure_dir(filename:join(Home, "x")),
+    Home.
 
 request(Server, Request, Timeout) ->
     Monitor = monitor(process, Server),
@@ -262,7 +264,9 @@ init(Caller, Ref, Name, Options) ->
 
 %% Nothing of this user's own, and no dump of a node that is killed.
 env(More) ->
-    Default = [{"ERL_CRASH_DUMP_SECONDS", "0"}, {"MACULA_DIST_PORT", false}, {"MACULA_HOME", home()}],
+    Home = home(),
+    Default = [{"ERL_CRASH_DUMP_SECONDS", "0"}, {"MACULA_DIST_PORT", false},
+               {"MACULA_HOME", Home}, {"XDG_RUNTIME_DIR", Home}],
     [Variable || {Name, _} = Variable <- Default, not lists:keymember(Name, 1, More)] ++ More.
 
 domain(shortnames, Node) -> ["-sname", Node];

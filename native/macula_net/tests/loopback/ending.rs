@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use macula_net::{Closed, SendState};
+use macula_net::{Closed, DialRequest, SendState};
 
 use crate::support::*;
 
@@ -192,8 +192,12 @@ async fn a_killed_peer_is_noticed() {
     for _ in 0..3 {
         sides.push(Side::new(soon("the child's dial", b.accept()).await.unwrap()));
     }
-    let (mut fresh, busy, idle) =
-        (sides.pop().unwrap(), sides.pop().unwrap(), sides.pop().unwrap());
+    // They may be accepted in another order than they were dialled in.
+    let mut take = |name: &str| {
+        let at = sides.iter().position(|side| side.link.peer().name == name).unwrap();
+        sides.remove(at)
+    };
+    let (mut fresh, busy, idle) = (take("fresh"), take("busy"), take("idle"));
     let (mut from_idle, mut from_busy) = (idle.establish("a"), busy.establish("a"));
     let sending = tokio::spawn({
         let link = busy.link.clone();
@@ -223,10 +227,11 @@ async fn killed_peer() {
     let parent: SocketAddr = parent.parse().unwrap();
     let a = open("a");
     let mut held = Vec::new();
-    for last in [false, false, true] {
-        let side = Side::new(dial(&a, &[parent], "b").await.unwrap());
+    for name in ["idle", "busy", "fresh"] {
+        let request = DialRequest { name: name.into(), ..request(&[parent], "b", HANG) };
+        let side = Side::new(soon("a dial", a.dial(request)).await.ok().unwrap());
         let input = side.establish("b");
-        if !last {
+        if name != "fresh" {
             side.link.send([framed(b"here")], 1);
         }
         held.push((side, input));

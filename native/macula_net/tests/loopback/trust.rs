@@ -56,6 +56,7 @@ async fn a_live_node_keeps_its_name() {
     let (_input, mut input) = (to_b.establish("b"), to_a.establish("a"));
     let failures = dial(&second, &[b.address()], "b").await.err().unwrap();
     assert_eq!(failures, vec![(b.address(), DialError::Refused(Refusal::NameTaken))]);
+    until("the refusal is told", || !node.0.lock().is_empty()).await;
     assert_eq!(*node.0.lock(), vec![("a".to_string(), Refusal::NameTaken)]);
     to_b.link.send([framed(b"still here")], 1);
     assert_eq!(input.frames(1).await, vec![b"still here".to_vec()]);
