@@ -31,6 +31,10 @@ unreachable(Node, Attempts) ->
 
 %% @doc A stranger was turned away.
 -spec refused(macula_nif:address(), binary(), atom()) -> ok.
+refused(_, _, wrong_name) ->
+    %% It proved the cookie and looked for a node of this machine at the default
+    %% port, as nodes do. That it is not here is said where it was asked for.
+    ok;
 refused({Ip, _} = Address, Name, Reason) ->
     %% A port is new with every attempt, and makes no news.
     warn_once({refused, Ip}, {Name, Reason},
@@ -149,7 +153,6 @@ reason({bad_option, _, _, _} = Bad) -> macula_config:format_error(Bad);
 reason(Other) -> io_lib:format("~tp", [Other]).
 
 refusal(proof) -> "its cookie is another one than here, or somebody sits in between";
-refusal(wrong_name) -> "it wants another node than this one";
 refusal(name_taken) -> "a live node of that name is connected already";
 refusal(version_mismatch) -> "no protocol version in common";
 refusal(malformed) -> "its hello could not be read";
