@@ -25,7 +25,7 @@
 childspecs() ->
     {ok, [#{id => macula_dist_endpoint,
             start => {macula_dist_endpoint, start_link, []},
-            shutdown => 2000},
+            shutdown => 900},
           #{id => macula_dist_bridge_sup,
             start => {macula_dist_bridge_sup, start_link, []},
             type => supervisor}]}.

@@ -28,8 +28,9 @@ const ADMISSION: Duration = Duration::from_secs(10);
 /// Strangers in admission at once; the next ones are refused until a place is free.
 const STRANGERS: usize = 256;
 
-/// How long closing an endpoint may take: a link's own drain, and QUIC's goodbye after it.
-const SHUT_DOWN: Duration = Duration::from_millis(2500);
+/// How long links may take to deliver what was sent when their endpoint closes. OTP gives all of
+/// distribution one second to stop; what takes longer is killed, and would keep name and port.
+const SHUT_DOWN: Duration = Duration::from_millis(600);
 
 /// How long the goodbyes of connections may take that outlive [`SHUT_DOWN`].
 const GOODBYE: Duration = Duration::from_millis(100);
