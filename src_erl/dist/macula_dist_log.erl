@@ -140,7 +140,6 @@ reason({ports_in_use, Ports, Origin}) ->
 reason(duplicate_name) -> "another node of that name runs on this machine";
 reason({refused, wrong_name}) -> "another node lives there";
 reason({refused, Why}) -> ["refused: ", refusal(Why)];
-reason({wrong_name, Name}) -> io_lib:format("is another node: ~ts", [Name]);
 reason({version_mismatch, Min, Max}) ->
     io_lib:format("speaks versions ~b to ~b of macula only", [Min, Max]);
 reason({not_macula, Text}) -> io_lib:format("does not speak macula: ~ts", [Text]);
