@@ -12,7 +12,8 @@
          system_replace_state/2]).
 
 %% What one native call takes: it runs on a normal scheduler, so well under 1 ms.
--define(BATCH_BYTES, 262_144).
+%% One fragment of the emulator; four times that took over 1 ms now and then.
+-define(BATCH_BYTES, 65_536).
 -define(BATCH_FRAMES, 64).
 
 %% See macula_dist_input.
