@@ -2,6 +2,11 @@
 //!
 //! With `MACULA_CALL_TIMES` naming a directory, a table is kept there in a file per VM, so that a
 //! whole test run can be judged, nodes that were killed included.
+//!
+//! A virtual machine that is held up by its host charges that time to whichever thread it hits:
+//! a loop of a few microseconds is then seen to take milliseconds. So every call is followed, in
+//! the same thread, by such a loop under the name `control`: how often that one is slow says what
+//! of the slowness is the machine's.
 
 use rustler::{Env, Term};
 
@@ -43,6 +48,13 @@ mod inner {
     /// How often the table is written; a killed VM loses no more than this.
     const WRITE_EVERY: Duration = Duration::from_millis(500);
 
+    /// From here on a call holds up the other processes of its scheduler too long.
+    const TOO_LONG: Duration = Duration::from_millis(1);
+
+    /// Rounds of the control's loop: some 5 us, about what calls take.
+    const ROUNDS: u32 = 10_000;
+
+    static CONTROL: Meter = Meter::new("control", false);
     static METERS: Mutex<Vec<&'static Meter>> = Mutex::new(Vec::new());
     static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
@@ -74,6 +86,8 @@ mod inner {
         listed: AtomicBool,
         calls: AtomicU64,
         max_ns: AtomicU64,
+        total_ns: AtomicU64,
+        too_long: AtomicU64,
     }
 
     /// A call under way.
@@ -84,8 +98,15 @@ mod inner {
 
     impl Meter {
         pub(crate) const fn new(name: &'static str, dirty: bool) -> Meter {
-            let (calls, max_ns) = (AtomicU64::new(0), AtomicU64::new(0));
-            Meter { name, dirty, listed: AtomicBool::new(false), calls, max_ns }
+            Meter {
+                name,
+                dirty,
+                listed: AtomicBool::new(false),
+                calls: AtomicU64::new(0),
+                max_ns: AtomicU64::new(0),
+                total_ns: AtomicU64::new(0),
+                too_long: AtomicU64::new(0),
+            }
         }
 
         pub(crate) fn call(&'static self) -> Call {
@@ -94,13 +115,25 @@ mod inner {
             }
             Call { meter: self, began: thread_time() }
         }
+
+        fn record(&self, spent: Duration) {
+            let ns = spent.as_nanos() as u64;
+            self.calls.fetch_add(1, Relaxed);
+            self.max_ns.fetch_max(ns, Relaxed);
+            self.total_ns.fetch_add(ns, Relaxed);
+            if spent > TOO_LONG {
+                self.too_long.fetch_add(1, Relaxed);
+            }
+        }
     }
 
     impl Drop for Call {
         fn drop(&mut self) {
-            let spent = thread_time().saturating_sub(self.began);
-            self.meter.calls.fetch_add(1, Relaxed);
-            self.meter.max_ns.fetch_max(spent.as_nanos() as u64, Relaxed);
+            self.meter.record(thread_time().saturating_sub(self.began));
+            if !self.meter.dirty && self.meter.name != CONTROL.name {
+                let _control = CONTROL.call();
+                (0..ROUNDS).for_each(|round| drop(std::hint::black_box(round)));
+            }
         }
     }
 
@@ -127,8 +160,11 @@ mod inner {
         let mut table = String::new();
         for meter in METERS.lock().iter() {
             let scheduler = if meter.dirty { "dirty" } else { "normal" };
-            let (calls, max) = (meter.calls.load(Relaxed), meter.max_ns.load(Relaxed));
-            let _ = writeln!(table, "{}\t{scheduler}\t{calls}\t{max}", meter.name);
+            let [calls, max, total, too_long] =
+                [&meter.calls, &meter.max_ns, &meter.total_ns, &meter.too_long]
+                    .map(|count| count.load(Relaxed));
+            let name = meter.name;
+            let _ = writeln!(table, "{name}\t{scheduler}\t{calls}\t{max}\t{total}\t{too_long}");
         }
         let new = file.with_extension("new");
         std::fs::write(&new, table)?;
