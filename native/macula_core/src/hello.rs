@@ -5,7 +5,8 @@
 //!    OFFER   versions, features, nonce   →
 //!                                        ←  CLAIM   version, features, streams, nonce,
 //!                                                   boot id, own name, wanted name, proof
-//!    WELCOME boot id, features, streams, proof  →        (or REFUSED reason)
+//!    WELCOME boot id, features, streams, proof  →        (or REDIRECT address, proof
+//!                                                         or REFUSED reason)
 //!                                        ←  BEGIN
 //! ```
 //!
@@ -15,9 +16,12 @@
 //! its own on either side, for which nobody proves anything. The dialler proves first: until then
 //! the acceptor sends nothing that depends on the cookie, names a node, or tells lives of it apart.
 //! `BEGIN` is the dialler's choice among several addresses it tried at once: only then does the
-//! acceptor's node hear of the link.
+//! acceptor's node hear of the link. A node that lives on the same machine as the one dialled is
+//! pointed to with `REDIRECT`, for those who prove the cookie shared with that node.
 //!
 //! On the wire each message is a 2-byte big-endian length, a type byte and its fields.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::keys::{self, CookieKey, Role};
 
@@ -38,6 +42,7 @@ const CLAIM: u8 = 2;
 const WELCOME: u8 = 3;
 const REFUSED: u8 = 4;
 const BEGIN: u8 = 5;
+const REDIRECT: u8 = 6;
 
 /// The proof by HMAC-SHA256 under the cookie's key; later versions may know others.
 const PROOF_COOKIE: u8 = 1;
@@ -129,6 +134,9 @@ pub enum Failure {
     Refusing(Refusal),
     /// The versions spoken by the other side (lowest, highest) hold none of ours.
     Version(u8, u8),
+    /// The node asked for lives elsewhere: at this port, and at this address unless it is the
+    /// unspecified one, which stands for the address dialled. Either side.
+    Redirected(SocketAddr),
     /// What arrived is not a hello message that may come now.
     Malformed,
 }
@@ -138,13 +146,31 @@ pub enum Failure {
 pub enum Step {
     /// Send this and wait for the next message.
     Reply(Vec<u8>),
-    /// The dialler claims to be this node (empty: one to be named). Call [`Acceptor::verify`] with
-    /// the key of the cookie shared with it.
-    Verify(String),
+    /// Call [`Acceptor::verify`] with the key of the cookie that this claim is to be proved with.
+    Verify(Asked),
     /// The hello is done; the dialler sends [`begin`] when it chooses this link.
     Done(Peer),
     /// Send what is given, if anything, and close.
     Failed(Option<Vec<u8>>, Failure),
+}
+
+/// What a dialler asks for, before it has proved anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The node it claims to be; empty: one to be named.
+    pub name: String,
+    /// The node whose cookie counts: that of the dialler, or that of the node it asks for when
+    /// this is another one than here, since the two share that.
+    pub cookie_of: String,
+}
+
+/// Whom a dialler that has proved itself asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// This node: [`Acceptor::welcome`] or [`Acceptor::turn_away`] must follow.
+    Here(Peer),
+    /// Another node: [`Acceptor::redirect`] or [`Acceptor::turn_away`] must follow.
+    Elsewhere(String),
 }
 
 /// The message with which a dialler chooses a link whose hello is done.
@@ -164,9 +190,9 @@ pub struct Acceptor {
 enum Accepting {
     Claim,
     /// The claim waits for its proof to be checked.
-    Verify(Peer, Vec<u8>),
-    /// The proof was good; [`Acceptor::welcome`] or [`Acceptor::turn_away`] is next.
-    Verified(Peer),
+    Verify(Wanted, Vec<u8>),
+    /// The proof was good.
+    Verified(Wanted),
     Begin(Peer),
     Over,
 }
@@ -204,56 +230,78 @@ impl Acceptor {
         if !(VERSIONS.0..=VERSIONS.1).contains(&claim.version) {
             return refuse(Refusal::Version);
         }
-        // Whose name was asked for is judged only once the asker has proved itself.
-        let named = !self.local.name.is_empty() && claim.target == self.local.name;
-        let name = claim.name.clone();
-        let peer = Peer {
-            name: claim.name,
-            boot_id: claim.boot_id,
-            features: claim.features & self.local.features,
-            streams: if named { claim.streams.min(self.local.streams) } else { 0 },
+        let here = !self.local.name.is_empty() && claim.target == self.local.name;
+        let cookie_of = if here { claim.name.clone() } else { claim.target.clone() };
+        let asked = Asked { name: claim.name.clone(), cookie_of };
+        let wanted = if here {
+            Wanted::Here(Peer {
+                name: claim.name,
+                boot_id: claim.boot_id,
+                features: claim.features & self.local.features,
+                streams: claim.streams.min(self.local.streams),
+            })
+        } else {
+            Wanted::Elsewhere(claim.target)
         };
         self.transcript.extend_from_slice(said);
-        self.state = Accepting::Verify(peer, proof.to_vec());
-        Step::Verify(name)
+        self.state = Accepting::Verify(wanted, proof.to_vec());
+        Step::Verify(asked)
     }
 
-    /// Checks the dialler's proof under `key`. When it is good, the peer is returned, and
-    /// [`Self::welcome`] or [`Self::turn_away`] must follow.
+    /// Checks the dialler's proof under `key`.
     ///
     /// # Errors
-    /// The step to take when it is not.
-    pub fn verify(&mut self, key: &CookieKey) -> Result<Peer, Step> {
-        let Accepting::Verify(peer, proof) = self.take() else {
+    /// The step to take when it is not good.
+    pub fn verify(&mut self, key: &CookieKey) -> Result<Wanted, Step> {
+        let Accepting::Verify(wanted, proof) = self.take() else {
             return Err(refuse(Refusal::Malformed));
         };
         if !key.verify(Role::Dialler, &self.local.exporter, &self.transcript, &proof) {
             return Err(refuse(Refusal::Proof));
         }
-        if peer.streams == 0 {
-            return Err(refuse(Refusal::WrongName));
-        }
         self.transcript.extend_from_slice(&proof);
-        self.state = Accepting::Verified(peer.clone());
-        Ok(peer)
+        self.state = Accepting::Verified(wanted.clone());
+        Ok(wanted)
     }
 
     /// Lets a verified peer in.
     pub fn welcome(&mut self, key: &CookieKey) -> Step {
-        let Accepting::Verified(peer) = self.take() else {
+        let Accepting::Verified(Wanted::Here(peer)) = self.take() else {
             return refuse(Refusal::Malformed);
         };
         let mut said = Vec::with_capacity(32);
         said.extend_from_slice(&self.local.boot_id);
         said.extend_from_slice(&peer.features.to_be_bytes());
         said.push(peer.streams);
-        self.transcript.extend_from_slice(&said);
-        let proof = key.prove(Role::Acceptor, &self.local.exporter, &self.transcript);
         self.state = Accepting::Begin(peer);
-        Step::Reply(framed(WELCOME, |out| {
-            out.extend_from_slice(&said);
+        Step::Reply(self.proved(WELCOME, Role::Acceptor, &said, key))
+    }
+
+    /// Points a verified dialler to `address`, where the node it asks for lives; the unspecified
+    /// address stands for the one it dialled.
+    pub fn redirect(&mut self, key: &CookieKey, address: SocketAddr) -> Step {
+        let Accepting::Verified(Wanted::Elsewhere(_)) = self.take() else {
+            return refuse(Refusal::Malformed);
+        };
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv6Addr::UNSPECIFIED,
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut said = ip.octets().to_vec();
+        said.extend_from_slice(&address.port().to_be_bytes());
+        let reply = self.proved(REDIRECT, Role::Redirector, &said, key);
+        Step::Failed(Some(reply), Failure::Redirected(address))
+    }
+
+    /// A message of `kind` that says `said`, with its proof.
+    fn proved(&mut self, kind: u8, role: Role, said: &[u8], key: &CookieKey) -> Vec<u8> {
+        self.transcript.extend_from_slice(said);
+        let proof = key.prove(role, &self.local.exporter, &self.transcript);
+        framed(kind, |out| {
+            out.extend_from_slice(said);
             push_proof(out, &proof);
-        }))
+        })
     }
 
     /// Refuses a verified peer.
@@ -283,6 +331,7 @@ impl Dialler {
         match (self.transcript.is_empty(), message.split_first()) {
             (true, Some((&OFFER, body))) => self.offered(message, body, key),
             (false, Some((&WELCOME, body))) => self.welcomed(body, key),
+            (false, Some((&REDIRECT, body))) => self.redirected(body, key),
             (_, Some((&REFUSED, [code]))) => {
                 Step::Failed(None, Failure::Refused(Refusal::from_code(*code)))
             }
@@ -330,19 +379,45 @@ impl Dialler {
         let (Some(boot_id), Some(features), Some(streams)) = fields else {
             return Step::Failed(None, Failure::Malformed);
         };
-        let said = &body[..body.len() - input.0.len()];
-        let Some(proof) = input.proof().filter(|_| input.0.is_empty()) else {
-            return Step::Failed(None, Failure::Malformed);
-        };
-        self.transcript.extend_from_slice(said);
-        if !key.verify(Role::Acceptor, &self.local.exporter, &self.transcript, proof) {
-            return Step::Failed(None, Failure::Refusing(Refusal::Proof));
+        if let Err(failure) = self.proved(Role::Acceptor, body, input, key) {
+            return Step::Failed(None, failure);
         }
         // More than was asked for cannot have been agreed.
         if streams == 0 || streams > self.local.streams || features & !self.local.features != 0 {
             return Step::Failed(None, Failure::Malformed);
         }
         Step::Done(Peer { name: self.target.clone(), boot_id, features, streams })
+    }
+
+    fn redirected(&mut self, body: &[u8], key: &CookieKey) -> Step {
+        let mut input = Reader(body);
+        let (Some(ip), Some(port)) = (input.array::<16>(), input.u16().filter(|port| *port > 0))
+        else {
+            return Step::Failed(None, Failure::Malformed);
+        };
+        let address = SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port);
+        let proved = self.proved(Role::Redirector, body, input, key);
+        Step::Failed(None, proved.err().unwrap_or(Failure::Redirected(address)))
+    }
+
+    /// Checks the proof at the end of `body`, whose fields were taken off the front of `rest`.
+    fn proved(
+        &mut self,
+        role: Role,
+        body: &[u8],
+        mut rest: Reader<'_>,
+        key: &CookieKey,
+    ) -> Result<(), Failure> {
+        let said = &body[..body.len() - rest.0.len()];
+        let Some(proof) = rest.proof().filter(|_| rest.0.is_empty()) else {
+            return Err(Failure::Malformed);
+        };
+        self.transcript.extend_from_slice(said);
+        if key.verify(role, &self.local.exporter, &self.transcript, proof) {
+            Ok(())
+        } else {
+            Err(Failure::Refusing(Refusal::Proof))
+        }
     }
 }
 
@@ -502,7 +577,8 @@ mod tests {
     fn answer(acceptor: &mut Acceptor, claim: &[u8], key: &CookieKey) -> Step {
         match acceptor.receive(body(claim)) {
             Step::Verify(_) => match acceptor.verify(key) {
-                Ok(_) => acceptor.welcome(key),
+                Ok(Wanted::Here(_)) => acceptor.welcome(key),
+                Ok(Wanted::Elsewhere(_)) => acceptor.turn_away(Refusal::WrongName),
                 Err(step) => step,
             },
             other => other,
@@ -514,12 +590,13 @@ mod tests {
         let (mut acceptor, offer) = Acceptor::new(Local { boot_id: [9; 16], ..local("b@host") });
         let mut dialler = Dialler::new(local("a@host"), "b@host".into());
         let claim = reply(dialler.receive(body(&offer), &KEY));
-        assert_eq!(acceptor.receive(body(&claim)), Step::Verify("a@host".into()));
-        acceptor.verify(&KEY).unwrap();
+        let asked = Asked { name: "a@host".into(), cookie_of: "a@host".into() };
+        assert_eq!(acceptor.receive(body(&claim)), Step::Verify(asked));
+        let a = Peer { name: "a@host".into(), boot_id: [1; 16], features: 0, streams: 1 };
+        assert_eq!(acceptor.verify(&KEY).unwrap(), Wanted::Here(a.clone()));
         let welcome = reply(acceptor.welcome(&KEY));
         let b = Peer { name: "b@host".into(), boot_id: [9; 16], features: 0, streams: 1 };
         assert_eq!(dialler.receive(body(&welcome), &KEY), Step::Done(b));
-        let a = Peer { name: "a@host".into(), boot_id: [1; 16], features: 0, streams: 1 };
         assert_eq!(acceptor.receive(body(&begin())), Step::Done(a));
     }
 
@@ -591,6 +668,45 @@ mod tests {
             let heard = dialler.receive(body(&refused), &KEY);
             assert_eq!(heard, Step::Failed(None, Failure::Refused(Refusal::WrongName)));
         }
+    }
+
+    /// The acceptor's last step for a dialler that asks it for a node which lives at `address`.
+    fn redirect(address: SocketAddr, key: &CookieKey) -> (Dialler, Step) {
+        let (mut acceptor, offer) = Acceptor::new(local("b@host"));
+        let mut dialler = Dialler::new(local("a@host"), "c@host".into());
+        let claim = reply(dialler.receive(body(&offer), &KEY));
+        let asked = Asked { name: "a@host".into(), cookie_of: "c@host".into() };
+        assert_eq!(acceptor.receive(body(&claim)), Step::Verify(asked));
+        assert_eq!(acceptor.verify(&KEY).unwrap(), Wanted::Elsewhere("c@host".into()));
+        (dialler, acceptor.redirect(key, address))
+    }
+
+    #[test]
+    fn who_proves_the_cookie_is_pointed_to_a_node_beside() {
+        for address in ["0.0.0.0:4434", "192.0.2.7:1", "[2001:db8::1]:65535"] {
+            let address: SocketAddr = address.parse().unwrap();
+            let (mut dialler, step) = redirect(address, &KEY);
+            let Step::Failed(Some(message), Failure::Redirected(told)) = step else {
+                panic!("{step:?}");
+            };
+            assert_eq!(told, address);
+            let heard = match address.ip().is_unspecified() {
+                true => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port()),
+                false => address,
+            };
+            let step = dialler.receive(body(&message), &KEY);
+            assert_eq!(step, Step::Failed(None, Failure::Redirected(heard)));
+        }
+    }
+
+    #[test]
+    fn without_the_cookie_nobody_points_a_dialler_anywhere() {
+        let (mut dialler, step) = redirect("192.0.2.7:1".parse().unwrap(), &OTHER_KEY);
+        let Step::Failed(Some(message), _) = step else {
+            panic!("{step:?}");
+        };
+        let step = dialler.receive(body(&message), &KEY);
+        assert_eq!(step, Step::Failed(None, Failure::Refusing(Refusal::Proof)));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Role {
     Dialler,
     /// The side that accepted.
     Acceptor,
+    /// The side that accepted, when it only says where else to dial.
+    Redirector,
 }
 
 /// The stretching failed: there is not enough memory for it.
@@ -92,6 +94,7 @@ impl CookieKey {
         let label: &[u8] = match role {
             Role::Dialler => b"macula hello v1 dialler",
             Role::Acceptor => b"macula hello v1 acceptor",
+            Role::Redirector => b"macula hello v1 redirector",
         };
         // A block of SHA-256, which HMAC takes as it is.
         let mut key = Zeroizing::new([0; 64]);
