@@ -5,6 +5,7 @@
 //! only carry those out.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod dist;
 pub mod hello;
 pub mod keys;
