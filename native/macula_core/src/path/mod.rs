@@ -2,4 +2,5 @@
 
 pub mod demux;
 pub mod liveness;
+pub mod silence;
 pub mod table;
