@@ -3,9 +3,10 @@
 //!
 //! A source address can be forged until something sent to it came back. So what comes unvalidated
 //! takes no place from what is validated: forged packets cost an honest node of that address a
-//! round trip (RFC 9000, 8.1.2), never its way in.
+//! round trip (RFC 9000, 8.1.2), never its way in. And those who hold a place without getting on
+//! lose it to those who come after: an honest node needs it for milliseconds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ pub const STRANGERS: usize = 256;
 /// those that are.
 const CROWDED: usize = STRANGERS / 2;
 
-/// Strangers inside at once of one address, validated and not. All nodes behind a NAT share one, and may all start
-/// after the same power cut.
+/// Strangers inside at once of one address, validated and not. All nodes behind a NAT share one,
+/// and may all start after the same power cut.
 const OF_ONE_ADDRESS: usize = 64;
 
 /// Failures an address may have at once: a node with a wrong cookie tries every few seconds.
@@ -30,11 +31,16 @@ const FORGIVE: Duration = Duration::from_secs(1);
 /// Addresses remembered. Beyond that only the limit for all counts.
 const ADDRESSES: usize = 4096;
 
+/// Stands for a stranger inside.
+pub type Pass = u64;
+
 /// What to do with a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Let it in; [`Admission::leave`] must follow.
-    Admit,
+    Admit(Pass),
+    /// Let it in, and turn out the other one, which has been inside the longest.
+    Replace(Pass, Pass),
     /// Have it validate its address first.
     Validate,
     /// Turn it away.
@@ -53,8 +59,16 @@ pub enum Outcome {
 /// Strangers inside and failures not yet forgiven.
 #[derive(Debug, Default)]
 pub struct Admission {
-    inside: usize,
+    last: Pass,
+    /// In the order they came.
+    inside: BTreeMap<Pass, Stranger>,
     addresses: HashMap<IpAddr, Record>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stranger {
+    address: IpAddr,
+    validated: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,33 +84,40 @@ impl Admission {
     /// Judges a stranger at the time `now` (any clock that only goes forward). `validated`: what
     /// was sent to its address came back.
     pub fn knock(&mut self, now: Duration, address: IpAddr, validated: bool) -> Verdict {
-        let key = network(address);
-        let (full, must_validate) = match self.addresses.get_mut(&key) {
-            None => (false, false),
-            Some(record) => {
-                record.forgive(now);
-                let failing = record.failures >= FAILURES;
-                let full = failing || record.validated >= OF_ONE_ADDRESS;
-                (full, full || record.unvalidated >= OF_ONE_ADDRESS)
-            }
-        };
-        if !validated && (must_validate || self.inside >= CROWDED) {
+        let address = network(address);
+        let record = self.addresses.get_mut(&address);
+        let (failing, full, unvalidated) = record.map_or((false, false, 0), |record| {
+            record.forgive(now);
+            let failing = record.failures >= FAILURES;
+            (failing, record.validated >= OF_ONE_ADDRESS, record.unvalidated)
+        });
+        let suspicious = failing || full || unvalidated >= OF_ONE_ADDRESS;
+        if !validated && (suspicious || self.inside.len() >= CROWDED) {
             return Verdict::Validate;
         }
-        if full || self.inside >= STRANGERS {
+        if failing {
             return Verdict::Refuse;
         }
-        self.inside += 1;
-        if let Some(record) = self.record(now, key) {
-            *record.inside(validated) += 1;
+        let oldest = if full {
+            self.oldest(|stranger| stranger.address == address && stranger.validated)
+        } else if self.inside.len() >= STRANGERS {
+            self.oldest(|_| true)
+        } else {
+            None
+        };
+        if let Some(oldest) = oldest {
+            self.leave(now, oldest, Outcome::Harmless);
         }
-        Verdict::Admit
+        let pass = self.admit(now, Stranger { address, validated });
+        oldest.map_or(Verdict::Admit(pass), |oldest| Verdict::Replace(pass, oldest))
     }
 
-    /// A stranger that was admitted is inside no more. `validated`: as it was when it knocked.
-    pub fn leave(&mut self, now: Duration, address: IpAddr, validated: bool, outcome: Outcome) {
-        self.inside = self.inside.saturating_sub(1);
-        let Some(record) = self.addresses.get_mut(&network(address)) else {
+    /// A stranger is inside no more. One that was turned out already is of no account.
+    pub fn leave(&mut self, now: Duration, pass: Pass, outcome: Outcome) {
+        let Some(Stranger { address, validated }) = self.inside.remove(&pass) else {
+            return;
+        };
+        let Some(record) = self.addresses.get_mut(&address) else {
             return;
         };
         let inside = record.inside(validated);
@@ -109,13 +130,21 @@ impl Admission {
             record.failures += 1;
         }
         if record.is_blank() {
-            self.addresses.remove(&network(address));
+            self.addresses.remove(&address);
         }
     }
 
-    /// How many strangers are inside.
-    pub fn inside(&self) -> usize {
-        self.inside
+    fn oldest(&self, of: impl Fn(&Stranger) -> bool) -> Option<Pass> {
+        self.inside.iter().find(|(_, stranger)| of(stranger)).map(|(pass, _)| *pass)
+    }
+
+    fn admit(&mut self, now: Duration, stranger: Stranger) -> Pass {
+        self.last += 1;
+        self.inside.insert(self.last, stranger);
+        if let Some(record) = self.record(now, stranger.address) {
+            *record.inside(stranger.validated) += 1;
+        }
+        self.last
     }
 
     fn record(&mut self, now: Duration, key: IpAddr) -> Option<&mut Record> {
@@ -168,31 +197,35 @@ mod tests {
         std::net::Ipv4Addr::from(0x0a00_0000 + n).into()
     }
 
-    fn admit(admission: &mut Admission, count: usize, address: IpAddr) {
-        for _ in 0..count {
-            assert_eq!(admission.knock(NOW, address, true), Verdict::Admit);
-        }
+    fn admit(admission: &mut Admission, count: usize, address: IpAddr) -> Vec<Pass> {
+        let pass = |_| match admission.knock(NOW, address, true) {
+            Verdict::Admit(pass) => pass,
+            other => panic!("{other:?}"),
+        };
+        (0..count).map(pass).collect()
     }
 
     #[test]
     fn the_places_of_one_address_are_limited() {
         let mut admission = Admission::default();
-        admit(&mut admission, OF_ONE_ADDRESS, address(1));
+        let first = admit(&mut admission, 1, address(1))[0];
+        admit(&mut admission, OF_ONE_ADDRESS - 1, address(1));
+        let other = admit(&mut admission, 1, address(2))[0];
         assert_eq!(admission.knock(NOW, address(1), false), Verdict::Validate);
-        assert_eq!(admission.knock(NOW, address(1), true), Verdict::Refuse);
-        assert_eq!(admission.knock(NOW, address(2), false), Verdict::Admit);
-        admission.leave(NOW, address(1), true, Outcome::Harmless);
-        assert_eq!(admission.knock(NOW, address(1), true), Verdict::Admit);
+        let turned_out = admission.knock(NOW, address(1), true);
+        assert_eq!(turned_out, Verdict::Replace(other + 1, first));
+        assert_eq!(admission.knock(NOW, address(2), false), Verdict::Admit(other + 2));
     }
 
     #[test]
-    fn a_crowd_has_to_validate_and_a_full_house_refuses() {
+    fn a_crowd_has_to_validate_and_in_a_full_house_the_oldest_makes_room() {
         let mut admission = Admission::default();
-        (0..CROWDED).for_each(|n| admit(&mut admission, 1, address(n as u32)));
+        (0..CROWDED).for_each(|n| drop(admit(&mut admission, 1, address(n as u32))));
         assert_eq!(admission.knock(NOW, address(9999), false), Verdict::Validate);
-        (CROWDED..STRANGERS).for_each(|n| admit(&mut admission, 1, address(n as u32)));
-        assert_eq!(admission.knock(NOW, address(9999), true), Verdict::Refuse);
-        assert_eq!(admission.inside(), STRANGERS);
+        (CROWDED..STRANGERS).for_each(|n| drop(admit(&mut admission, 1, address(n as u32))));
+        let next = STRANGERS as Pass + 1;
+        assert_eq!(admission.knock(NOW, address(9999), true), Verdict::Replace(next, 1));
+        assert_eq!(admission.inside.len(), STRANGERS);
     }
 
     #[test]
@@ -202,16 +235,18 @@ mod tests {
         // Sixty seconds, a hundred tries each.
         for at in 0..6000 {
             let now = NOW + Duration::from_millis(at * 10);
-            if admission.knock(now, address(1), true) == Verdict::Admit {
+            if let Verdict::Admit(pass) = admission.knock(now, address(1), true) {
                 admitted += 1;
-                admission.leave(now, address(1), true, Outcome::Failed);
+                admission.leave(now, pass, Outcome::Failed);
             }
         }
         assert!((80..=91).contains(&admitted), "{admitted}");
         // A quiet minute later all is forgiven, and forgotten.
         let later = NOW + Duration::from_secs(120);
-        assert_eq!(admission.knock(later, address(1), false), Verdict::Admit);
-        admission.leave(later, address(1), false, Outcome::Harmless);
+        let Verdict::Admit(pass) = admission.knock(later, address(1), false) else {
+            panic!("not forgiven");
+        };
+        admission.leave(later, pass, Outcome::Harmless);
         assert!(admission.addresses.is_empty());
     }
 
@@ -221,14 +256,13 @@ mod tests {
         for n in 0..OF_ONE_ADDRESS {
             admit(&mut admission, 1, format!("2001:db8::{n:x}").parse().unwrap());
         }
-        let verdict = |admission: &mut Admission, text: &str| {
-            admission.knock(NOW, text.parse().unwrap(), true)
-        };
-        assert_eq!(verdict(&mut admission, "2001:db8::ffff"), Verdict::Refuse);
-        assert_eq!(verdict(&mut admission, "2001:db8:0:1::1"), Verdict::Admit);
+        let mut verdict = |text: &str| admission.knock(NOW, text.parse().unwrap(), true);
+        assert!(matches!(verdict("2001:db8::ffff"), Verdict::Replace(_, 1)));
+        assert!(matches!(verdict("2001:db8:0:1::1"), Verdict::Admit(_)));
         // An IPv4 address is the same in IPv6 clothes.
         admit(&mut admission, OF_ONE_ADDRESS, address(1));
-        assert_eq!(verdict(&mut admission, "::ffff:10.0.0.1"), Verdict::Refuse);
+        let mapped = admission.knock(NOW, "::ffff:10.0.0.1".parse().unwrap(), true);
+        assert!(matches!(mapped, Verdict::Replace(..)));
     }
 
     proptest! {
@@ -236,24 +270,32 @@ mod tests {
         /// bounded, and once all have left and time has passed, nothing is left of them.
         #[test]
         fn nothing_grows_without_bound(
-            knocks in proptest::collection::vec((0u32..6000, any::<bool>(), any::<bool>(), 0u64..50), 1..9000),
+            knocks in proptest::collection::vec((0u32..6000, any::<bool>(), any::<bool>(), 0u64..50), 1..3000),
         ) {
             let mut admission = Admission::default();
-            let (mut now, mut inside) = (NOW, Vec::new());
+            let (mut now, mut inside) = (NOW, std::collections::BTreeSet::new());
             for (n, validated, failed, pause) in knocks {
                 now += Duration::from_millis(pause);
-                if admission.knock(now, address(n), validated) == Verdict::Admit {
-                    inside.push((n, validated, failed));
-                } else if let Some((n, validated, failed)) = inside.pop() {
-                    let outcome = if failed { Outcome::Failed } else { Outcome::Harmless };
-                    admission.leave(now, address(n), validated, outcome);
+                match admission.knock(now, address(n), validated) {
+                    Verdict::Admit(pass) => drop(inside.insert(pass)),
+                    Verdict::Replace(pass, oldest) => {
+                        prop_assert!(inside.remove(&oldest));
+                        inside.insert(pass);
+                    }
+                    Verdict::Validate | Verdict::Refuse => {
+                        if let Some(pass) = inside.pop_last() {
+                            let outcome = if failed { Outcome::Failed } else { Outcome::Harmless };
+                            admission.leave(now, pass, outcome);
+                        }
+                    }
                 }
-                prop_assert!(admission.inside() <= STRANGERS);
-                prop_assert_eq!(admission.inside(), inside.len());
+                prop_assert!(inside.len() <= STRANGERS);
+                prop_assert_eq!(admission.inside.len(), inside.len());
                 prop_assert!(admission.addresses.len() <= ADDRESSES);
             }
-            for (n, validated, _) in inside.drain(..) {
-                admission.leave(now, address(n), validated, Outcome::Harmless);
+            prop_assert!(admission.inside.keys().eq(&inside));
+            for pass in inside {
+                admission.leave(now, pass, Outcome::Harmless);
             }
             let later = now + Duration::from_secs(6000);
             for record in admission.addresses.values_mut() {
@@ -262,21 +304,44 @@ mod tests {
             }
         }
 
+        /// However many strangers hold places, of forged addresses or real ones: who comes with a
+        /// validated address of its own gets in, and keeps its place while a hundred more come.
+        #[test]
+        fn a_flood_keeps_nobody_out(
+            before in proptest::collection::vec((0u32..3000, any::<bool>()), 0..2000),
+            after in proptest::collection::vec(0u32..3000, 100),
+        ) {
+            let mut admission = Admission::default();
+            for (n, validated) in before {
+                admission.knock(NOW, address(n), validated);
+            }
+            let good = admission.knock(NOW, address(5000), true);
+            let (Verdict::Admit(pass) | Verdict::Replace(pass, _)) = good else {
+                return Err(TestCaseError::fail(format!("{good:?}")));
+            };
+            for n in after {
+                admission.knock(NOW, address(n), true);
+            }
+            prop_assert!(admission.inside.contains_key(&pass));
+        }
+
         /// Strangers whose address is forged never keep a node of that address out.
         #[test]
         fn forged_sources_lock_nobody_out(forged in proptest::collection::vec((0u32..3, any::<bool>()), 0..2000)) {
             let mut admission = Admission::default();
             let mut inside = Vec::new();
             for (n, leaves) in forged {
-                if admission.knock(NOW, address(n), false) == Verdict::Admit {
-                    inside.push(n);
+                if let Verdict::Admit(pass) = admission.knock(NOW, address(n), false) {
+                    inside.push(pass);
                 }
-                if leaves && let Some(n) = inside.pop() {
+                if leaves && let Some(pass) = inside.pop() {
                     // Nothing sent to a forged address comes back, so it is never validated.
-                    admission.leave(NOW, address(n), false, Outcome::Harmless);
+                    admission.leave(NOW, pass, Outcome::Harmless);
                 }
-                prop_assert_eq!(admission.knock(NOW, address(1), true), Verdict::Admit);
-                admission.leave(NOW, address(1), true, Outcome::Harmless);
+                let Verdict::Admit(pass) = admission.knock(NOW, address(1), true) else {
+                    return Err(TestCaseError::fail("locked out"));
+                };
+                admission.leave(NOW, pass, Outcome::Harmless);
             }
         }
     }

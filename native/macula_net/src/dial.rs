@@ -8,14 +8,15 @@ use macula_core::hello::{Failure, Refusal};
 use macula_core::keys::CookieKey;
 use quinn::{Connection, ConnectionError, TransportErrorCode};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::certificate::CertificateFault;
 use crate::cookies::Cookie;
 use crate::endpoint::{Endpoint, Shared};
 use crate::greet::{self, GreetError, Greeted};
 use crate::link::Link;
 use crate::socket::to_label;
-use crate::tls;
+use crate::{tls, transport};
 
 /// How long an attempt runs alone before the next address is tried beside it (RFC 8305, 5 asks
 /// for 100 ms to 2 s and recommends 250 ms; our addresses are sorted by likelihood already).
@@ -23,6 +24,9 @@ const STAGGER: Duration = Duration::from_millis(150);
 
 /// Addresses tried at most: nobody has more, and a hostile name server may say so.
 const MAX_ADDRESSES: usize = 16;
+
+/// Pauses before a busy node is tried again: it may just have too many strangers.
+const BUSY_MS: [u64; 4] = [100, 200, 400, 800];
 
 /// Reports of a closed port before an attempt is given up: one may be about something older.
 const CLOSED_PORT_REPORTS: u32 = 2;
@@ -42,6 +46,10 @@ pub enum DialError {
     Version(u8, u8),
     /// What answers is not macula.
     NotMacula(String),
+    /// Its certificate was refused here.
+    Certificate(CertificateFault),
+    /// It refused the certificate of this node.
+    OwnCertificate(CertificateFault),
     /// The TLS handshake failed.
     Tls(String),
     /// The connection could not be tried or broke off.
@@ -114,10 +122,67 @@ async fn open(
     target: String,
     key: Arc<CookieKey>,
 ) -> Result<Arc<Link>, DialError> {
-    let connection = connect(&shared, address).await?;
-    let greeted = greet::dial(&connection, &shared, name, target, key).await;
-    let mut greeted = greeted.map_err(not_greeted)?;
-    choose(&mut greeted).await?;
+    let mut pauses = BUSY_MS.iter();
+    loop {
+        match follow(&shared, address, &name, &target, &key).await {
+            Err(DialError::Busy) => match pauses.next() {
+                Some(pause) => sleep(Duration::from_millis(*pause)).await,
+                None => return Err(DialError::Busy),
+            },
+            opened => return opened,
+        }
+    }
+}
+
+/// Opens a link at `address`, or where the node there says that the target is.
+async fn follow(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+    name: &str,
+    target: &str,
+    key: &Arc<CookieKey>,
+) -> Result<Arc<Link>, DialError> {
+    let elsewhere = match attempt(shared, address, name, target, key).await {
+        Err(Attempt::Redirected(elsewhere)) => elsewhere,
+        ended => return ended.map_err(Attempt::into_error),
+    };
+    let ip = if elsewhere.ip().is_unspecified() { address.ip() } else { elsewhere.ip() };
+    let address = SocketAddr::new(ip, elsewhere.port());
+    // Once is enough: whoever sends us there has just looked.
+    attempt(shared, address, name, target, key).await.map_err(Attempt::into_error)
+}
+
+/// Why an attempt gave no link.
+enum Attempt {
+    Failed(DialError),
+    Redirected(SocketAddr),
+}
+
+impl Attempt {
+    fn into_error(self) -> DialError {
+        match self {
+            Attempt::Failed(error) => error,
+            Attempt::Redirected(_) => DialError::Refused(Refusal::WrongName),
+        }
+    }
+}
+
+async fn attempt(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+    name: &str,
+    target: &str,
+    key: &Arc<CookieKey>,
+) -> Result<Arc<Link>, Attempt> {
+    let connection = connect(shared, address, target).await.map_err(Attempt::Failed)?;
+    let greeted = greet::dial(&connection, shared, name.into(), target.into(), key.clone()).await;
+    let mut greeted = match greeted {
+        Err(GreetError::Hello(Failure::Redirected(elsewhere), _)) => {
+            return Err(Attempt::Redirected(elsewhere));
+        }
+        greeted => greeted.map_err(|error| Attempt::Failed(not_greeted(error)))?,
+    };
+    choose(&mut greeted).await.map_err(Attempt::Failed)?;
     Ok(shared.link(connection, greeted))
 }
 
@@ -127,10 +192,17 @@ async fn choose(greeted: &mut Greeted) -> Result<(), DialError> {
     greet::begin(greeted).await.map_err(not_greeted)
 }
 
-async fn connect(shared: &Shared, address: SocketAddr) -> Result<Connection, DialError> {
+/// A connection to `address`, on which the session with `target` is resumed if there is one.
+pub(crate) async fn connect(
+    shared: &Shared,
+    address: SocketAddr,
+    target: &str,
+) -> Result<Connection, DialError> {
     let label = to_label(address);
     let reports = shared.reports.watch(label);
-    let connecting = shared.quinn.connect(label, tls::SERVER_NAME).map_err(io)?;
+    let config = transport::client(&shared.tls());
+    let session = tls::session_name(target);
+    let connecting = shared.quinn.connect_with(config, label, &session).map_err(io)?;
     let port_closed = async {
         for _ in 0..CLOSED_PORT_REPORTS {
             reports.next().await;
@@ -163,6 +235,12 @@ fn not_connected(error: ConnectionError) -> DialError {
         {
             DialError::Busy
         }
+        ConnectionError::ApplicationClosed(close) => {
+            match CertificateFault::of_code(close.error_code) {
+                Some(fault) => DialError::OwnCertificate(fault),
+                None => io(ConnectionError::ApplicationClosed(close)),
+            }
+        }
         ConnectionError::TransportError(error) => DialError::Tls(error.to_string()),
         ConnectionError::ConnectionClosed(close) => DialError::Tls(close.to_string()),
         other => io(other),
@@ -175,6 +253,9 @@ fn not_greeted(error: GreetError) -> DialError {
             DialError::Refused(refusal)
         }
         GreetError::Hello(Failure::Version(low, high), _) => DialError::Version(low, high),
+        GreetError::Hello(Failure::Redirected(_), _) => DialError::Refused(Refusal::WrongName),
+        GreetError::Certificate(fault, _) => DialError::Certificate(fault),
+        GreetError::OwnCertificate(fault) => DialError::OwnCertificate(fault),
         GreetError::Hello(Failure::Malformed, _) => {
             DialError::NotMacula("its hello cannot be read".into())
         }

@@ -4,29 +4,28 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use macula_core::hello::{BootId, Failure, Local, Peer, Refusal};
+use macula_core::hello::{BootId, Local, Peer, Refusal};
 use macula_core::keys::{self, CookieKey};
-use parking_lot::Mutex;
-use quinn::{AckFrequencyConfig, TransportConfig, VarInt};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use parking_lot::{Mutex, RwLock};
+use quinn::VarInt;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::accept::{self, Door, Strangers};
+use crate::certificate::{CertificateFault, CertificateFiles, FileError};
 use crate::cookies::{Cookie, CookieKeys};
-use crate::greet::{self, GreetError, Greeted};
+use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
-use crate::socket::{Counters, MeshSocket, from_label};
-use crate::tls;
+use crate::renewal::{self, CertificateNews};
+use crate::socket::{Counters, MeshSocket};
+use crate::stand_in::{self, WellKnown};
+use crate::tls::{Tls, TlsFailure};
 use crate::unreachable::Reports;
-
-/// How long a stranger may take from its first packet to the end of its hello.
-const ADMISSION: Duration = Duration::from_secs(10);
-
-/// Strangers in admission at once; the next ones are refused until a place is free.
-const STRANGERS: usize = 256;
+use crate::{restart, transport};
 
 /// How long links may take to deliver what was sent when their endpoint closes. OTP gives all of
 /// distribution one second to stop; what takes longer is killed, and would keep name and port.
@@ -45,30 +44,8 @@ const RIVAL: Duration = Duration::from_millis(500);
 /// Links that wait for the node to take them.
 const BACKLOG: usize = 128;
 
-/// Distribution streams of a link.
-const STREAMS: u8 = 1;
-
-/// How often a silent link is checked: NAT bindings live 30 s and more, and a peer killed on a
-/// host that still answers is noticed within this time.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-
-/// The first guess of a round trip. A third of a second (RFC 9002's default) would make the first
-/// lost packet of a LAN handshake cost a second.
-const INITIAL_RTT: Duration = Duration::from_millis(100);
-
-/// Bytes of one stream the peer may have under way: 40 ms at 200 MB/s.
-const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
-
-/// Bytes handed to QUIC and not yet acknowledged, at most. More would only make a small message
-/// wait longer behind a large one.
-const SEND_WINDOW: u64 = 4 * 1024 * 1024;
-
-/// Packets received before an acknowledgement is due. Every second one, the default, spends a
-/// third of the CPU on acknowledgements when both ends share a machine.
-const ACK_EVERY: u32 = 20;
-
 /// Where and under what name to open an endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EndpointConfig {
     /// The address to bind; none: all of them.
     pub ip: Option<IpAddr>,
@@ -78,6 +55,24 @@ pub struct EndpointConfig {
     pub name: String,
     /// The directory of the node's key; none: a key for this life only.
     pub home: Option<PathBuf>,
+    /// Certificates of a CA.
+    pub certificates: CertificateFiles,
+    /// The directory of this machine's [`crate::registry`]; none: nobody is sent to nodes in it.
+    pub registry: Option<PathBuf>,
+    /// A port that diallers try who know no other: when none of this machine's nodes has it,
+    /// this one takes it as well, and sends everybody where they want to go. Needs a registry.
+    pub well_known_port: Option<u16>,
+}
+
+/// What went wrong with somebody who wanted to get in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incident {
+    /// This node refused it.
+    Refused(Refusal),
+    /// This node refused its certificate.
+    Certificate(CertificateFault),
+    /// It refused the certificate of this node.
+    OwnCertificate(CertificateFault),
 }
 
 /// What an endpoint asks of the node it belongs to, and tells it.
@@ -85,8 +80,12 @@ pub trait Node: Send + Sync + 'static {
     /// The cookie shared with the node `name` (empty: one that is to be named).
     fn cookie(&self, name: &str) -> oneshot::Receiver<Cookie>;
 
-    /// The stranger at `address` that claims to be `name` was refused.
-    fn refused(&self, address: SocketAddr, name: &str, why: Refusal);
+    /// The stranger at `address` that claims to be `name` (empty: it said nothing yet) did not
+    /// get in.
+    fn refused(&self, address: SocketAddr, name: &str, why: Incident);
+
+    /// There is something to know about this node's certificates.
+    fn certificate(&self, news: CertificateNews);
 }
 
 /// Why no endpoint could be opened.
@@ -94,6 +93,8 @@ pub trait Node: Send + Sync + 'static {
 pub enum BindError {
     /// Every port is in use.
     InUse,
+    /// A file of certificates or keys cannot be used.
+    File(FileError),
     /// The system refused, or TLS could not be set up.
     Failed(String),
 }
@@ -108,15 +109,22 @@ pub(crate) struct Shared {
     pub(crate) quinn: quinn::Endpoint,
     pub(crate) socket: Arc<MeshSocket>,
     pub(crate) reports: Arc<Reports>,
+    config: EndpointConfig,
     name: Mutex<String>,
     boot_id: BootId,
     identity: Identity,
-    node: Arc<dyn Node>,
+    tls: RwLock<Arc<Tls>>,
+    pub(crate) node: Arc<dyn Node>,
     pub(crate) keys: CookieKeys,
+    pub(crate) strangers: Mutex<Strangers>,
+    pub(crate) well_known: WellKnown,
     links: Mutex<HashMap<u64, Weak<Link>>>,
+    began: Instant,
+    closing: AtomicBool,
     closed: watch::Sender<bool>,
     pub(crate) refused: AtomicU64,
     pub(crate) failed: AtomicU64,
+    handshakes: Arc<AtomicU64>,
 }
 
 impl Endpoint {
@@ -127,32 +135,61 @@ impl Endpoint {
     pub fn open(config: &EndpointConfig, node: Arc<dyn Node>) -> Result<Endpoint, BindError> {
         let identity = Identity::of(config.home.as_deref()).map_err(failed)?;
         let boot_id = random().map_err(failed)?;
-        let socket = bind(config.ip, &config.ports)?;
-        let quinn = quinn_endpoint(&identity, socket.clone()).map_err(failed)?;
+        let handshakes = Arc::default();
+        let tls = Tls::load(&config.certificates, &identity, &handshakes)?;
+        let socket = bind(config)?;
+        let quinn = quinn_endpoint(&identity, &tls, socket.clone()).map_err(failed)?;
         let shared = Arc::new(Shared {
             quinn,
             socket,
             reports: Arc::default(),
+            config: config.clone(),
             name: Mutex::new(config.name.clone()),
             boot_id,
             identity,
+            tls: RwLock::new(Arc::new(tls)),
             node,
             keys: CookieKeys::default(),
+            strangers: Mutex::default(),
+            well_known: WellKnown::default(),
             links: Mutex::default(),
+            began: Instant::now(),
+            closing: AtomicBool::new(false),
             closed: watch::Sender::new(false),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            handshakes,
         });
         let (accepted, receiver) = mpsc::channel(BACKLOG);
-        tokio::spawn(accept(shared.clone(), accepted));
+        tokio::spawn(accept::run(shared.clone(), shared.quinn.clone(), Door::Own(accepted)));
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
+        if config.certificates != CertificateFiles::default() {
+            tokio::spawn(renewal::watch(Arc::downgrade(&shared), config.certificates.clone()));
+        }
+        if let (Some(port), Some(registry)) = (config.well_known_port, &config.registry) {
+            tokio::spawn(stand_in::run(Arc::downgrade(&shared), port, registry.clone()));
+        }
         Ok(Endpoint { shared, accepted: tokio::sync::Mutex::new(receiver) })
     }
 
-    /// Who this node is.
+    /// Where this node's key comes from.
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
+    }
+
+    /// The node's id: SHA-256 of the public key it shows (SubjectPublicKeyInfo, DER).
+    pub fn node_id(&self) -> [u8; 32] {
+        self.shared.tls().credentials.node_id
+    }
+
+    /// Reads the certificates anew. Links that are open stay so; later ones, those that resume a
+    /// session included, go by the new certificates.
+    ///
+    /// # Errors
+    /// The file that cannot be used: the former certificates stay in use.
+    pub fn renew_certificates(&self) -> Result<(), FileError> {
+        self.shared.renew()
     }
 
     /// The address bound.
@@ -198,6 +235,7 @@ impl Endpoint {
             ("unreachable", unreachable),
             ("refused", &self.shared.refused),
             ("failed_hellos", &self.shared.failed),
+            ("full_handshakes", &self.shared.handshakes),
         ];
         counters.map(|(name, count)| (name, count.load(Relaxed))).to_vec()
     }
@@ -205,7 +243,9 @@ impl Endpoint {
     /// Closes every link and then the port, and returns when the port is free again. What was sent
     /// is still delivered, within a bound.
     pub async fn shut_down(&self) {
+        self.shared.closing.store(true, Relaxed);
         self.shared.quinn.set_server_config(None);
+        self.shared.well_known.close().await;
         self.shared.open_links().iter().for_each(|link| link.close());
         let _ = tokio::time::timeout(SHUT_DOWN, self.shared.quinn.wait_idle()).await;
         self.shared.quinn.close(VarInt::from_u32(0), b"closed");
@@ -227,12 +267,65 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
+        self.shared.closing.store(true, Relaxed);
+        self.shared.well_known.hang_up();
         self.shared.quinn.close(VarInt::from_u32(0), b"closed");
         self.shared.closed.send_replace(true);
     }
 }
 
 impl Shared {
+    /// This node's name; empty as long as it has none.
+    pub(crate) fn name(&self) -> String {
+        self.name.lock().clone()
+    }
+
+    /// The directory of this machine's registry.
+    pub(crate) fn registry(&self) -> Option<&PathBuf> {
+        self.config.registry.as_ref()
+    }
+
+    /// The interface bound; none: all.
+    pub(crate) fn interface(&self) -> Option<IpAddr> {
+        self.config.ip
+    }
+
+    /// The time since the endpoint was opened.
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Certificates and what was made of them.
+    pub(crate) fn tls(&self) -> Arc<Tls> {
+        self.tls.read().clone()
+    }
+
+    /// A QUIC endpoint of this node at another port.
+    pub(crate) fn open_beside(&self, socket: Arc<MeshSocket>) -> io::Result<quinn::Endpoint> {
+        quinn_endpoint(&self.identity, &self.tls(), socket)
+    }
+
+    /// See [`Endpoint::renew_certificates`].
+    pub(crate) fn renew(&self) -> Result<(), FileError> {
+        let files = &self.config.certificates;
+        let tls = Tls::load(files, &self.identity, &self.handshakes).map_err(|failure| {
+            let file = files.own.iter().map(|(certificate, _)| certificate.clone()).next();
+            match failure {
+                TlsFailure::File(error) => error,
+                TlsFailure::Other(error) => {
+                    FileError { file: file.unwrap_or_default(), why: error.to_string() }
+                }
+            }
+        })?;
+        let tls = Arc::new(tls);
+        *self.tls.write() = tls.clone();
+        if !self.closing.load(Relaxed) {
+            self.quinn.set_server_config(Some(transport::server(&tls)));
+            self.well_known.renew(&tls);
+        }
+        Ok(())
+    }
+
     /// What this node, called `name`, brings to a hello on the connection with this `exporter`.
     pub(crate) fn local(
         &self,
@@ -240,7 +333,8 @@ impl Shared {
         exporter: [u8; keys::LEN],
     ) -> Result<Local, getrandom::Error> {
         let nonce = random()?;
-        Ok(Local { name, boot_id: self.boot_id, features: 0, streams: STREAMS, nonce, exporter })
+        let (boot_id, streams) = (self.boot_id, transport::STREAMS);
+        Ok(Local { name, boot_id, features: 0, streams, nonce, exporter })
     }
 
     /// The key of the cookie shared with the node `name`.
@@ -266,7 +360,11 @@ impl Shared {
     }
 
     /// Makes a link of a connection whose hello is done.
-    pub(crate) fn link(&self, connection: quinn::Connection, greeted: Greeted) -> Arc<Link> {
+    pub(crate) fn link(
+        self: &Arc<Self>,
+        connection: quinn::Connection,
+        greeted: Greeted,
+    ) -> Arc<Link> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let reports = self.reports.watch(connection.remote_address());
@@ -274,11 +372,23 @@ impl Shared {
         let mut links = self.links.lock();
         links.retain(|_, link| link.strong_count() > 0);
         links.insert(id, Arc::downgrade(&link));
+        if !link.peer().name.is_empty() {
+            tokio::spawn(restart::watch(Arc::downgrade(self), Arc::downgrade(&link)));
+        }
         link
     }
 
     fn open_links(&self) -> Vec<Arc<Link>> {
         self.links.lock().values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl From<TlsFailure> for BindError {
+    fn from(failure: TlsFailure) -> BindError {
+        match failure {
+            TlsFailure::File(error) => BindError::File(error),
+            TlsFailure::Other(error) => failed(error),
+        }
     }
 }
 
@@ -292,96 +402,29 @@ fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     Ok(bytes)
 }
 
-fn bind(ip: Option<IpAddr>, ports: &[u16]) -> Result<Arc<MeshSocket>, BindError> {
-    for port in ports {
-        match MeshSocket::bind(ip, *port) {
+fn bind(config: &EndpointConfig) -> Result<Arc<MeshSocket>, BindError> {
+    for port in &config.ports {
+        match MeshSocket::bind(config.ip, *port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(failed(error)),
             Ok(socket) => return Ok(socket),
         }
     }
-    Err(BindError::InUse)
+    // Perhaps a node only stands in for the port's owner there.
+    let port_back = |registry: &PathBuf| {
+        config.ports.iter().find_map(|port| stand_in::ask_back(registry, config.ip, *port))
+    };
+    config.registry.as_ref().and_then(port_back).ok_or(BindError::InUse)
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-fn quinn_endpoint(identity: &Identity, socket: Arc<MeshSocket>) -> Result<quinn::Endpoint, Error> {
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls::server(identity)?));
-    // The socket moves links between addresses; QUIC must not do so on its own.
-    server.migration(false);
-    server.max_incoming(STRANGERS);
-    server.transport_config(Arc::new(transport(0)));
-    let mut client = quinn::ClientConfig::new(Arc::new(tls::client(identity)?));
-    client.transport_config(Arc::new(transport(u32::from(STREAMS))));
-    let mut config = identity.quic();
-    // A greased fixed bit would make QUIC packets look like something else on our port.
-    config.grease_quic_bit(false);
+fn quinn_endpoint(
+    identity: &Identity,
+    tls: &Tls,
+    socket: Arc<MeshSocket>,
+) -> io::Result<quinn::Endpoint> {
+    let (config, server) = (transport::endpoint(identity), transport::server(tls));
     let runtime = Arc::new(quinn::TokioRuntime);
-    let mut endpoint =
-        quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
-    endpoint.set_default_client_config(client);
-    Ok(endpoint)
-}
-
-/// `streams`: how many the other side may open. The acceptor opens them, as it speaks first.
-fn transport(streams: u32) -> TransportConfig {
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
-    let mut transport = TransportConfig::default();
-    transport
-        .max_concurrent_bidi_streams(streams.into())
-        .max_concurrent_uni_streams(0u32.into())
-        .datagram_receive_buffer_size(None)
-        // net_ticktime decides about an established link; before that, bounds of our own.
-        .max_idle_timeout(None)
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .initial_rtt(INITIAL_RTT)
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(VarInt::from_u32(2 * STREAM_WINDOW))
-        .send_window(SEND_WINDOW)
-        .ack_frequency_config(Some(acks));
-    transport
-}
-
-/// Admits strangers, so many at once, until the endpoint is closed.
-async fn accept(shared: Arc<Shared>, accepted: mpsc::Sender<Arc<Link>>) {
-    let places = Arc::new(Semaphore::new(STRANGERS));
-    while let Some(incoming) = shared.quinn.accept().await {
-        let crowded = places.available_permits() < STRANGERS / 2;
-        if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
-            // Costs a forged source its place, and an honest one a round trip (RFC 9000, 8.1.2).
-            // It fails only for those that may not retry.
-            let _ = incoming.retry();
-            continue;
-        }
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            shared.refused.fetch_add(1, Relaxed);
-            incoming.refuse();
-            continue;
-        };
-        let (shared, accepted) = (shared.clone(), accepted.clone());
-        tokio::spawn(async move {
-            let admitted = tokio::time::timeout(ADMISSION, admit(&shared, incoming)).await;
-            drop(place);
-            match admitted {
-                Ok(Some(link)) => drop(accepted.send(link).await),
-                _ => drop(shared.failed.fetch_add(1, Relaxed)),
-            }
-        });
-    }
-}
-
-async fn admit(shared: &Shared, incoming: quinn::Incoming) -> Option<Arc<Link>> {
-    let connection = incoming.accept().ok()?.await.ok()?;
-    let name = shared.name.lock().clone();
-    match greet::accept(&connection, shared, name).await {
-        Ok(greeted) => Some(shared.link(connection, greeted)),
-        Err(GreetError::Hello(Failure::Refusing(why), claimed)) => {
-            shared.node.refused(from_label(connection.remote_address()), &claimed, why);
-            None
-        }
-        Err(_) => None,
-    }
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
 }
 
 /// Passes "port unreachable" reports to the links they concern until the endpoint is closed.

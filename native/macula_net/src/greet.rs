@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use macula_core::hello::{
-    self, Acceptor, Dialler, Failure, Local, MAX_MESSAGE, Peer, Refusal, Step,
+    self, Acceptor, Asked, Dialler, Failure, Local, MAX_MESSAGE, Peer, Refusal, Step, Wanted,
 };
 use macula_core::keys::{self, CookieKey};
-use quinn::{Connection, ReadExactError, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
+use rustls::pki_types::CertificateDer;
 
+use crate::certificate::{CertificateFault, End};
 use crate::endpoint::Shared;
+use crate::registry;
 
 /// The label of the keying material a hello is bound to (RFC 8446, 7.5; RFC 5705, 4).
 const EXPORTER: &[u8] = b"EXPORTER-macula-hello-v1";
@@ -25,6 +30,10 @@ pub(crate) struct Greeted {
 pub(crate) enum GreetError {
     /// The other side, or this one, refused. Named is who was refused, as far as known.
     Hello(Failure, String),
+    /// This side refused the other one's certificate. Named is who showed it, as far as known.
+    Certificate(CertificateFault, String),
+    /// The other side refused this one's certificate.
+    OwnCertificate(CertificateFault),
     /// The connection ended.
     Lost(String),
     /// This side could not go on.
@@ -37,6 +46,18 @@ pub(crate) async fn accept(
     node: &Shared,
     name: String,
 ) -> Result<Greeted, GreetError> {
+    let greeting = async {
+        check_chain(connection, node, End::Dialler)?;
+        accept_hello(connection, node, name).await
+    };
+    greeting.await.map_err(|error| explained(connection, error))
+}
+
+async fn accept_hello(
+    connection: &Connection,
+    node: &Shared,
+    name: String,
+) -> Result<Greeted, GreetError> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(lost)?;
     let (mut acceptor, offer) = Acceptor::new(local(connection, node, name)?);
     send.write_all(&offer).await.map_err(lost)?;
@@ -44,9 +65,9 @@ pub(crate) async fn accept(
     loop {
         let message = read_message(&mut receive).await?;
         let step = match acceptor.receive(&message) {
-            Step::Verify(name) => {
-                claimed.clone_from(&name);
-                judge(&mut acceptor, node, &name).await?
+            Step::Verify(asked) => {
+                claimed.clone_from(&asked.name);
+                judge(&mut acceptor, connection, node, &asked).await?
             }
             step => step,
         };
@@ -57,18 +78,59 @@ pub(crate) async fn accept(
     }
 }
 
-/// What to answer to a node that claims to be `name`.
-async fn judge(acceptor: &mut Acceptor, node: &Shared, name: &str) -> Result<Step, GreetError> {
-    let key = node.key_shared_with(name).await.map_err(GreetError::Unable)?;
-    Ok(match acceptor.verify(&key) {
-        Err(refused) => refused,
-        Ok(peer) if node.is_free(&peer).await => acceptor.welcome(&key),
-        Ok(_) => acceptor.turn_away(Refusal::NameTaken),
+/// What to answer to a node that asks for this.
+async fn judge(
+    acceptor: &mut Acceptor,
+    connection: &Connection,
+    node: &Shared,
+    asked: &Asked,
+) -> Result<Step, GreetError> {
+    let key = node.key_shared_with(&asked.cookie_of).await.map_err(GreetError::Unable)?;
+    let wanted = match acceptor.verify(&key) {
+        Ok(wanted) => wanted,
+        Err(refused) => return Ok(refused),
+    };
+    check_name(connection, node, &asked.name)?;
+    Ok(match wanted {
+        Wanted::Here(peer) if node.is_free(&peer).await => acceptor.welcome(&key),
+        Wanted::Here(_) => acceptor.turn_away(Refusal::NameTaken),
+        Wanted::Elsewhere(name) => match beside(node, name).await {
+            Some(address) => acceptor.redirect(&key, address),
+            None => acceptor.turn_away(Refusal::WrongName),
+        },
     })
+}
+
+/// Where on this machine the node `name` runs.
+async fn beside(node: &Shared, name: String) -> Option<SocketAddr> {
+    let registry = node.registry()?.clone();
+    let find = tokio::task::spawn_blocking(move || registry::find(&registry, &name));
+    let address = find.await.ok()?.ok()??;
+    // Loopback stands for all addresses in the registry: here, for the one dialled.
+    match address.ip().is_loopback() {
+        true => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port())),
+        false => Some(address),
+    }
 }
 
 /// The dialling side: returns when the other side has proved to be `target`, before choosing it.
 pub(crate) async fn dial(
+    connection: &Connection,
+    node: &Shared,
+    name: String,
+    target: String,
+    key: Arc<CookieKey>,
+) -> Result<Greeted, GreetError> {
+    let greeting = async {
+        check_chain(connection, node, End::Acceptor)?;
+        // Before the claim: its proof is something to guess the cookie by.
+        check_name(connection, node, &target)?;
+        dial_hello(connection, node, name, target, key).await
+    };
+    greeting.await.map_err(|error| explained(connection, error))
+}
+
+async fn dial_hello(
     connection: &Connection,
     node: &Shared,
     name: String,
@@ -83,6 +145,38 @@ pub(crate) async fn dial(
             Step::Done(peer) => return Ok(Greeted { send, receive, peer }),
             step => answer(&mut send, step, &target).await?,
         }
+    }
+}
+
+fn check_chain(connection: &Connection, node: &Shared, by: End) -> Result<(), GreetError> {
+    let judged = node.tls().credentials.judge(&shown(connection), by);
+    judged.map_err(|fault| refuse_certificate(connection, fault, ""))
+}
+
+fn check_name(connection: &Connection, node: &Shared, name: &str) -> Result<(), GreetError> {
+    let judged = node.tls().credentials.judge_name(&shown(connection), name);
+    judged.map_err(|fault| refuse_certificate(connection, fault, name))
+}
+
+/// The chain that the other side has shown, in the session this one resumes at the latest.
+fn shown(connection: &Connection) -> Vec<CertificateDer<'static>> {
+    let chain = connection.peer_identity().and_then(|identity| identity.downcast().ok());
+    chain.map_or_else(Vec::new, |chain| *chain)
+}
+
+/// The code of the close tells the other side why.
+fn refuse_certificate(connection: &Connection, fault: CertificateFault, name: &str) -> GreetError {
+    connection.close(fault.code(), b"certificate");
+    GreetError::Certificate(fault, name.to_owned())
+}
+
+/// The reason the other side has closed the connection for, if that tells more than `error`.
+fn explained(connection: &Connection, error: GreetError) -> GreetError {
+    match (&error, connection.close_reason()) {
+        (GreetError::Lost(_), Some(ConnectionError::ApplicationClosed(close))) => {
+            CertificateFault::of_code(close.error_code).map_or(error, GreetError::OwnCertificate)
+        }
+        _ => error,
     }
 }
 

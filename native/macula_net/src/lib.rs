@@ -5,6 +5,8 @@
 //! knows of Erlang: whoever uses a link gives it an [`Owner`] and an [`Inbox`].
 #![forbid(unsafe_code)]
 
+mod accept;
+mod certificate;
 mod cookies;
 mod dial;
 mod endpoint;
@@ -13,17 +15,23 @@ mod identity;
 mod link;
 mod queue;
 mod reader;
+mod renewal;
+mod restart;
 mod socket;
+mod stand_in;
 mod tls;
+mod transport;
 mod unreachable;
 
 pub mod registry;
 
+pub use certificate::{CertificateFault, CertificateFiles, FileError};
 pub use cookies::Cookie;
 pub use dial::{DialError, DialRequest};
-pub use endpoint::{BindError, Endpoint, EndpointConfig, Node};
+pub use endpoint::{BindError, Endpoint, EndpointConfig, Incident, Node};
 pub use identity::{Identity, Origin};
 pub use link::{Closed, Link, LinkInfo, Owner, SendState};
 pub use reader::{Inbox, PacketWaiter};
+pub use renewal::CertificateNews;
 pub use socket::Counters;
 pub use tls::SUITE;

@@ -288,6 +288,16 @@ impl Link {
         false
     }
 
+    /// Counts of what was sent that asks for an answer, and of what was received; none when the
+    /// link is closed.
+    pub(crate) fn traffic(&self) -> Option<(u64, u64)> {
+        if self.state.reason.get().is_some() {
+            return None;
+        }
+        let stats = self.state.connection.stats();
+        Some((stats.frame_tx.stream + stats.frame_tx.ping, stats.udp_rx.datagrams))
+    }
+
     /// Ends the link: its peer has started again.
     pub(crate) fn replace(&self) {
         self.state.ended(Closed::Replaced);

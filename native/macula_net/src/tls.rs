@@ -1,17 +1,20 @@
 //! TLS 1.3 for links: both sides show a key, one strong cipher suite, our own ALPN.
 //!
-//! Any key is accepted here. A self-signed certificate says nothing about a name; who may talk to
-//! whom is decided by the hello and by OTP's own handshake on top of it.
+//! In the handshake any key is accepted. Who may be whom is decided right after it: by a CA where
+//! one is configured (`certificate`), by the hello, and by OTP's own handshake on top of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring as provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
+use crate::certificate::{CertificateFiles, Credentials, FileError};
 use crate::identity::Identity;
 
 /// The only cipher suite spoken after the QUIC Initial packets.
@@ -20,54 +23,106 @@ pub const SUITE: &str = "TLS_AES_256_GCM_SHA384";
 /// The protocol of a distribution link; its own version is settled in the hello.
 const ALPN: &[u8] = b"macula-dist";
 
-/// The name dialled in TLS. It selects nothing: nodes are named in the hello.
-pub(crate) const SERVER_NAME: &str = "macula";
-
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-fn provider() -> CryptoProvider {
+/// Why there is no TLS.
+pub(crate) enum TlsFailure {
+    /// A file cannot be used.
+    File(FileError),
+    /// The library refused.
+    Other(Error),
+}
+
+/// Everything made from one reading of the certificates. A new reading makes all of it anew, so
+/// that no session can be resumed that was opened under the former one.
+pub(crate) struct Tls {
+    pub(crate) credentials: Credentials,
+    pub(crate) client: Arc<QuicClientConfig>,
+    pub(crate) server: Arc<QuicServerConfig>,
+}
+
+impl Tls {
+    /// `handshakes` counts the full ones, in which a peer's key was checked anew.
+    pub(crate) fn load(
+        files: &CertificateFiles,
+        identity: &Identity,
+        handshakes: &Arc<AtomicU64>,
+    ) -> Result<Tls, TlsFailure> {
+        let provider = Arc::new(strong());
+        let credentials =
+            Credentials::load(files, identity, &provider).map_err(TlsFailure::File)?;
+        let algorithms = provider.signature_verification_algorithms;
+        let verifier = Arc::new(AnyKey { algorithms, handshakes: handshakes.clone() });
+        let client = client(&credentials, provider.clone(), verifier.clone());
+        let server = server(&credentials, provider, verifier);
+        Ok(Tls {
+            client: Arc::new(client.map_err(TlsFailure::Other)?),
+            server: Arc::new(server.map_err(TlsFailure::Other)?),
+            credentials,
+        })
+    }
+}
+
+fn strong() -> CryptoProvider {
     CryptoProvider {
-        cipher_suites: vec![ring::cipher_suite::TLS13_AES_256_GCM_SHA384],
-        ..ring::default_provider()
+        cipher_suites: vec![provider::cipher_suite::TLS13_AES_256_GCM_SHA384],
+        ..provider::default_provider()
     }
 }
 
 /// QUIC protects its Initial packets with AES-128-GCM whatever the suite (RFC 9001, 5.2).
 fn initial_suite() -> Result<rustls::quic::Suite, Error> {
-    ring::cipher_suite::TLS13_AES_128_GCM_SHA256
+    provider::cipher_suite::TLS13_AES_128_GCM_SHA256
         .tls13()
         .and_then(rustls::Tls13CipherSuite::quic_suite)
         .ok_or_else(|| "the crypto provider lacks AES-128-GCM for QUIC Initial packets".into())
 }
 
-/// The dialling side's configuration.
-pub(crate) fn client(identity: &Identity) -> Result<QuicClientConfig, Error> {
-    let provider = provider();
-    let verifier = AnyKey(provider.signature_verification_algorithms);
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+fn client(
+    credentials: &Credentials,
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<AnyKey>,
+) -> Result<QuicClientConfig, Error> {
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+        .with_custom_certificate_verifier(verifier)
+        .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // Nodes are named in the hello, which nobody else can read.
+    config.enable_sni = false;
     Ok(QuicClientConfig::with_initial(Arc::new(config), initial_suite()?)?)
 }
 
-/// The accepting side's configuration.
-pub(crate) fn server(identity: &Identity) -> Result<QuicServerConfig, Error> {
-    let provider = provider();
-    let verifier = AnyKey(provider.signature_verification_algorithms);
-    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+fn server(
+    credentials: &Credentials,
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<AnyKey>,
+) -> Result<QuicServerConfig, Error> {
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // Sessions are kept by those who resume them: strangers cannot push out those of nodes.
+    config.ticketer = provider::Ticketer::new()?;
     Ok(QuicServerConfig::with_initial(Arc::new(config), initial_suite()?)?)
+}
+
+/// The name by which TLS keeps sessions with the node `target`. It goes nowhere else.
+pub(crate) fn session_name(target: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, target.as_bytes());
+    let digits = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
+    // A letter first, or it might look like an address.
+    std::iter::once("n".to_string()).chain(digits).collect()
 }
 
 /// Accepts any certificate whose key the peer really holds.
 #[derive(Debug)]
-struct AnyKey(WebPkiSupportedAlgorithms);
+struct AnyKey {
+    algorithms: WebPkiSupportedAlgorithms,
+    handshakes: Arc<AtomicU64>,
+}
 
 impl AnyKey {
     fn holds_key(
@@ -76,7 +131,8 @@ impl AnyKey {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+        self.handshakes.fetch_add(1, Relaxed);
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn tls12_is_off() -> Result<HandshakeSignatureValid, rustls::Error> {
@@ -115,7 +171,7 @@ impl ServerCertVerifier for AnyKey {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -152,6 +208,6 @@ impl ClientCertVerifier for AnyKey {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

@@ -19,7 +19,7 @@ fn config(ports: &[u16]) -> EndpointConfig {
         ip: Some([127, 0, 79, 1].into()),
         ports: ports.into(),
         name: "b".into(),
-        home: None,
+        ..EndpointConfig::default()
     }
 }
 

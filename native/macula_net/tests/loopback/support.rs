@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use macula_core::dist::frame;
-use macula_core::hello::Refusal;
 use macula_net::{
-    Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox, Link, Node, Owner,
-    PacketWaiter, SendState,
+    CertificateNews, Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox,
+    Incident, Link, Node, Owner, PacketWaiter, SendState,
 };
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -51,8 +50,12 @@ pub fn open(name: &str) -> Endpoint {
 
 /// An endpoint of the node `name` at a certain place.
 pub fn open_at(ip: Option<IpAddr>, port: u16, name: &str) -> Endpoint {
-    let config = EndpointConfig { ip, ports: vec![port], name: name.into(), home: None };
-    Endpoint::open(&config, std::sync::Arc::new(Knows(COOKIE))).unwrap()
+    Endpoint::open(&config(ip, port, name), std::sync::Arc::new(Knows(COOKIE))).unwrap()
+}
+
+/// The configuration of the node `name`, with nothing but what it needs.
+pub fn config(ip: Option<IpAddr>, port: u16, name: &str) -> EndpointConfig {
+    EndpointConfig { ip, ports: vec![port], name: name.into(), ..EndpointConfig::default() }
 }
 
 /// The cookie of the tests' nodes.
@@ -68,7 +71,9 @@ impl Node for Knows {
         cookie
     }
 
-    fn refused(&self, _address: SocketAddr, _name: &str, _why: Refusal) {}
+    fn refused(&self, _address: SocketAddr, _name: &str, _why: Incident) {}
+
+    fn certificate(&self, _news: CertificateNews) {}
 }
 
 /// A request of the node "a".

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use macula_core::hello::Refusal;
-use macula_net::{Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Node};
+use macula_net::{CertificateNews, Cookie, DialError, DialRequest, Endpoint, Incident, Node};
 use parking_lot::Mutex;
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::sync::oneshot;
@@ -12,23 +12,24 @@ use crate::support::*;
 
 /// A node that remembers whom it refused.
 #[derive(Clone, Default)]
-struct Remembers(Arc<Mutex<Vec<(String, Refusal)>>>);
+struct Remembers(Arc<Mutex<Vec<(String, Incident)>>>);
 
 impl Node for Remembers {
     fn cookie(&self, name: &str) -> oneshot::Receiver<Cookie> {
         Knows(COOKIE).cookie(name)
     }
 
-    fn refused(&self, _address: SocketAddr, name: &str, why: Refusal) {
+    fn refused(&self, _address: SocketAddr, name: &str, why: Incident) {
         self.0.lock().push((name.into(), why));
     }
+
+    fn certificate(&self, _news: CertificateNews) {}
 }
 
 fn remembering(name: &str) -> (Endpoint, Remembers) {
     let node = Remembers::default();
     let ip = Some(Ipv4Addr::LOCALHOST.into());
-    let config = EndpointConfig { ip, ports: vec![0], name: name.into(), home: None };
-    (Endpoint::open(&config, Arc::new(node.clone())).unwrap(), node)
+    (Endpoint::open(&config(ip, 0, name), Arc::new(node.clone())).unwrap(), node)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,7 +43,7 @@ async fn another_cookie_is_refused_and_both_sides_know() {
     let failures = soon("a dial", a.dial(request)).await.err().unwrap();
     assert_eq!(failures, vec![(b.address(), DialError::Refused(Refusal::Proof))]);
     until("the refusal is told", || !node.0.lock().is_empty()).await;
-    assert_eq!(*node.0.lock(), vec![("a".to_string(), Refusal::Proof)]);
+    assert_eq!(*node.0.lock(), vec![("a".to_string(), Incident::Refused(Refusal::Proof))]);
     // The cookie of this very node still opens the door.
     dial(&a, &[b.address()], "b").await.unwrap();
 }
@@ -57,7 +58,7 @@ async fn a_live_node_keeps_its_name() {
     let failures = dial(&second, &[b.address()], "b").await.err().unwrap();
     assert_eq!(failures, vec![(b.address(), DialError::Refused(Refusal::NameTaken))]);
     until("the refusal is told", || !node.0.lock().is_empty()).await;
-    assert_eq!(*node.0.lock(), vec![("a".to_string(), Refusal::NameTaken)]);
+    assert_eq!(*node.0.lock(), vec![("a".to_string(), Incident::Refused(Refusal::NameTaken))]);
     to_b.link.send([framed(b"still here")], 1);
     assert_eq!(input.frames(1).await, vec![b"still here".to_vec()]);
 }

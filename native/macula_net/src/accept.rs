@@ -1,0 +1,135 @@
+//! The way in: strangers are admitted, greeted, and become links or are sent elsewhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use macula_core::admission::{Admission, Outcome, Pass, Verdict};
+use macula_core::hello::{Failure, Refusal};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::endpoint::{Incident, Shared};
+use crate::greet::{self, GreetError};
+use crate::link::Link;
+use crate::socket::from_label;
+
+/// How long a stranger may take from its first packet to the end of its hello.
+const ADMISSION: Duration = Duration::from_secs(10);
+
+/// The strangers inside.
+#[derive(Default)]
+pub(crate) struct Strangers {
+    admission: Admission,
+    visits: HashMap<Pass, AbortHandle>,
+}
+
+impl Strangers {
+    fn turn_out(&mut self, pass: Pass) {
+        if let Some(visit) = self.visits.remove(&pass) {
+            visit.abort();
+        }
+    }
+
+    fn left(&mut self, now: Duration, pass: Pass, outcome: Outcome) {
+        self.admission.leave(now, pass, outcome);
+        self.visits.remove(&pass);
+    }
+}
+
+/// Whose door a stranger came to.
+#[derive(Clone)]
+pub(crate) enum Door {
+    /// This node's own: its links go here.
+    Own(mpsc::Sender<Arc<Link>>),
+    /// The well-known port, kept for all nodes of this machine: everybody is sent elsewhere.
+    Shared,
+}
+
+/// Lets strangers in at the door `quinn` until that is closed.
+pub(crate) async fn run(shared: Arc<Shared>, quinn: quinn::Endpoint, door: Door) {
+    while let Some(incoming) = quinn.accept().await {
+        let ip = incoming.remote_address().ip();
+        let validated = incoming.remote_address_validated();
+        let verdict = shared.strangers.lock().admission.knock(shared.now(), ip, validated);
+        let pass = match verdict {
+            // Costs an honest source a round trip (RFC 9000, 8.1.2), a forged one everything.
+            Verdict::Validate if incoming.may_retry() => {
+                let _ = incoming.retry();
+                continue;
+            }
+            Verdict::Validate | Verdict::Refuse => {
+                shared.refused.fetch_add(1, Relaxed);
+                incoming.refuse();
+                continue;
+            }
+            Verdict::Admit(pass) => pass,
+            Verdict::Replace(pass, oldest) => {
+                shared.refused.fetch_add(1, Relaxed);
+                shared.strangers.lock().turn_out(oldest);
+                pass
+            }
+        };
+        // Under the lock, so that a visit is in the list before it leaves.
+        let mut strangers = shared.strangers.lock();
+        let visit = tokio::spawn(visit(shared.clone(), incoming, door.clone(), pass));
+        strangers.visits.insert(pass, visit.abort_handle());
+    }
+}
+
+async fn visit(shared: Arc<Shared>, incoming: quinn::Incoming, door: Door, pass: Pass) {
+    let admitted = admit(&shared, incoming, &door).await;
+    let outcome = admitted.as_ref().err().copied().unwrap_or(Outcome::Harmless);
+    shared.strangers.lock().left(shared.now(), pass, outcome);
+    match (admitted, door) {
+        (Ok(link), Door::Own(links)) => drop(links.send(link).await),
+        _ => drop(shared.failed.fetch_add(1, Relaxed)),
+    }
+}
+
+/// The link of a stranger that proves to be a node; else what is to be held against its address.
+async fn admit(
+    shared: &Arc<Shared>,
+    incoming: quinn::Incoming,
+    door: &Door,
+) -> Result<Arc<Link>, Outcome> {
+    let deadline = Instant::now() + ADMISSION;
+    let connecting = incoming.accept().map_err(|_| Outcome::Harmless)?;
+    let connection = match timeout_at(deadline, connecting).await {
+        Ok(Ok(connection)) => connection,
+        // As far as is known here, nobody lives at that address.
+        _ => return Err(Outcome::Harmless),
+    };
+    let name = match door {
+        Door::Own(_) => shared.name(),
+        Door::Shared => String::new(),
+    };
+    match timeout_at(deadline, greet::accept(&connection, shared, name)).await {
+        Ok(Ok(greeted)) => Ok(shared.link(connection, greeted)),
+        Ok(Err(error)) => Err(failed(shared, &connection, error)),
+        Err(_) => Err(Outcome::Failed),
+    }
+}
+
+/// Tells the node what it should know of a hello that failed.
+fn failed(shared: &Shared, connection: &quinn::Connection, error: GreetError) -> Outcome {
+    let (incident, claimed) = match error {
+        GreetError::Hello(Failure::Refusing(why), claimed) => (Incident::Refused(why), claimed),
+        GreetError::Certificate(fault, claimed) => (Incident::Certificate(fault), claimed),
+        GreetError::OwnCertificate(fault) => (Incident::OwnCertificate(fault), String::new()),
+        // Most often a dialler that reached this node at another of its addresses first.
+        GreetError::Hello(..) | GreetError::Lost(_) | GreetError::Unable(_) => {
+            return Outcome::Harmless;
+        }
+    };
+    let address = from_label(connection.remote_address());
+    shared.node.refused(address, &claimed, incident);
+    match incident {
+        Incident::Refused(Refusal::Proof | Refusal::Malformed) | Incident::Certificate(_) => {
+            Outcome::Failed
+        }
+        Incident::Refused(_) | Incident::OwnCertificate(_) => Outcome::Harmless,
+    }
+}

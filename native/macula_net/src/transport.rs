@@ -1,0 +1,77 @@
+//! QUIC's parameters for links, each with its reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use macula_core::admission;
+use quinn::{AckFrequencyConfig, TransportConfig, VarInt};
+
+use crate::identity::Identity;
+use crate::tls::Tls;
+
+/// Distribution streams of a link.
+pub(crate) const STREAMS: u8 = 1;
+
+/// How often a silent link is checked: NAT bindings live 30 s and more, and a peer killed on a
+/// host that still answers is noticed within this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// The first guess of a round trip. A third of a second (RFC 9002's default) would make the first
+/// lost packet of a LAN handshake cost a second.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Bytes of one stream the peer may have under way: 40 ms at 200 MB/s.
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// Bytes handed to QUIC and not yet acknowledged, at most. More would only make a small message
+/// wait longer behind a large one.
+const SEND_WINDOW: u64 = 4 * 1024 * 1024;
+
+/// Packets received before an acknowledgement is due. Every second one, the default, spends a
+/// third of the CPU on acknowledgements when both ends share a machine.
+const ACK_EVERY: u32 = 20;
+
+/// The accepting side's parameters.
+pub(crate) fn server(tls: &Tls) -> quinn::ServerConfig {
+    let mut server = quinn::ServerConfig::with_crypto(tls.server.clone());
+    // The socket moves links between addresses; QUIC must not do so on its own.
+    server.migration(false);
+    server.max_incoming(admission::STRANGERS);
+    server.transport_config(Arc::new(transport(0)));
+    server
+}
+
+/// The dialling side's parameters.
+pub(crate) fn client(tls: &Tls) -> quinn::ClientConfig {
+    let mut client = quinn::ClientConfig::new(tls.client.clone());
+    client.transport_config(Arc::new(transport(u32::from(STREAMS))));
+    client
+}
+
+/// The port's parameters.
+pub(crate) fn endpoint(identity: &Identity) -> quinn::EndpointConfig {
+    let mut config = identity.quic();
+    // A greased fixed bit would make QUIC packets look like something else on our port.
+    config.grease_quic_bit(false);
+    config
+}
+
+/// `streams`: how many the other side may open. The acceptor opens them, as it speaks first.
+fn transport(streams: u32) -> TransportConfig {
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_uni_streams(0u32.into())
+        .datagram_receive_buffer_size(None)
+        // net_ticktime decides about an established link; before that, bounds of our own.
+        .max_idle_timeout(None)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(VarInt::from_u32(2 * STREAM_WINDOW))
+        .send_window(SEND_WINDOW)
+        .ack_frequency_config(Some(acks));
+    transport
+}
