@@ -195,6 +195,8 @@ async fn losers_never_reach_the_acceptor() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dial_given_up_is_over() {
     let (a, b) = (open("a"), open("b"));
+    // The cookie's key takes longer than what follows.
+    dial(&a, &[b.address()], "b").await.unwrap();
     let slow = Forwarder::new(b.address(), Duration::from_millis(100)).await;
     let dialled = a.dial(request(&[slow.front], "b", HANG));
     assert!(tokio::time::timeout(Duration::from_millis(150), dialled).await.is_err());

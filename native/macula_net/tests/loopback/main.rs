@@ -5,10 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bind;
+mod certificates;
 mod dial;
 mod ending;
 mod flood;
 mod frames;
 mod paths;
+mod restart;
 mod support;
 mod trust;
+mod well_known;

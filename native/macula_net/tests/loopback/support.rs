@@ -10,6 +10,7 @@ use macula_net::{
     CertificateNews, Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox,
     Incident, Link, Node, Owner, PacketWaiter, SendState,
 };
+use parking_lot::Mutex;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -310,6 +311,7 @@ pub async fn udp() -> (Arc<UdpSocket>, SocketAddr) {
 
 /// Forwards datagrams between `near` (whose address is learned) and `far`.
 pub struct Forwarder {
+    far: Arc<Mutex<Option<SocketAddr>>>,
     /// Where the near side sends to.
     pub front: SocketAddr,
     /// Where the far side sees the near side.
@@ -321,17 +323,29 @@ impl Forwarder {
     /// A forwarder to `far` that holds each datagram back for `delay`.
     pub async fn new(far: SocketAddr, delay: Duration) -> Forwarder {
         let ((front, front_at), (back, back_at)) = (udp().await, udp().await);
+        let far = Arc::new(Mutex::new(Some(far)));
         let near = Arc::new(std::sync::OnceLock::new());
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let (front, back, near) = (front.clone(), back.clone(), near.clone());
+            let far = far.clone();
             forward(front, back, delay, move |source| {
                 near.get_or_init(|| source);
-                Some(far)
+                *far.lock()
             })
         });
-        tasks.spawn(forward(back, front, delay, move |_| near.get().copied()));
-        Forwarder { front: front_at, back: back_at, _tasks: tasks }
+        tasks.spawn({
+            let far = far.clone();
+            forward(back, front, delay, move |source| {
+                near.get().copied().filter(|_| *far.lock() == Some(source))
+            })
+        });
+        Forwarder { far, front: front_at, back: back_at, _tasks: tasks }
+    }
+
+    /// From now on this address, or nobody, is the far side.
+    pub fn turn(&self, far: Option<SocketAddr>) {
+        *self.far.lock() = far;
     }
 }
 
