@@ -2,7 +2,7 @@
 %% whether or not the application, or distribution over macula, is running.
 -module(macula).
 
--export([links/0, config/0]).
+-export([links/0, config/0, renew_certificates/0]).
 
 -export_type([link_info/0]).
 
@@ -31,3 +31,10 @@ with_node(#{node := Name} = Link) ->
 -spec config() -> [macula_config:setting()] | {error, macula_config:bad_option()}.
 config() ->
     macula_config:settings().
+
+%% @doc Takes the certificates now in their files into use, without a restart.
+%% That happens by itself within ten seconds of a change, too. Links that are
+%% open stay so. When a file cannot be used, the former certificates stay.
+-spec renew_certificates() -> ok | {error, not_running | macula_nif:bad_file()}.
+renew_certificates() ->
+    macula_dist_endpoint:renew_certificates().

@@ -20,6 +20,10 @@
                     interface := {any | inet:ip_address(), origin()},
                     advertise := {undefined | target(), origin()},
                     threads := {pos_integer(), origin()},
+                    tls_verify := {none | verify_peer, origin()},
+                    cacertfile := {undefined | binary(), origin()},
+                    certfile := {undefined | binary(), origin()},
+                    keyfile := {undefined | binary(), origin()},
                     peers := {#{node() => target()}, origin()}}.
 -type setting() :: #{key := atom(), value := term(), origin := origin()}.
 -type sources() :: #{node_port := default | inet:port_number(),
@@ -31,7 +35,8 @@
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
 -define(MACULA_ENV, [peers, dist]).
--define(DIST_KEYS, [port, port_range, interface, advertise, threads]).
+-define(DIST_KEYS, [port, port_range, interface, advertise, threads,
+                    tls_verify, cacertfile, certfile, keyfile]).
 
 %% The well-known port, else any free one.
 -define(DEFAULT_PORTS, [4433, 0]).
@@ -102,12 +107,31 @@ resolve_all(#{macula := Env} = Sources, Dist) ->
     %% included_applications is OTP's own entry in every environment.
     ok = known_keys(maps:without([included_applications], Env), ?MACULA_ENV),
     ok = known_keys(Dist, ?DIST_KEYS),
+    ok = together(Dist),
     #{port => port(Sources, Dist),
       interface => first([{Dist, interface, dist}, {kernel(Sources), inet_dist_use_interface, kernel}],
                          fun interface/2, any),
       advertise => first([{Dist, advertise, dist}], fun address/2, undefined),
       threads => first([{Dist, threads, dist}], fun threads/2, default_threads()),
-      peers => first([{Env, peers, macula}], fun peers/2, #{})}.
+      peers => first([{Env, peers, macula}], fun peers/2, #{}),
+      tls_verify => first([{Dist, tls_verify, dist}], fun tls_verify/2, none),
+      cacertfile => first([{Dist, cacertfile, dist}], fun file_name/2, undefined),
+      certfile => first([{Dist, certfile, dist}], fun file_name/2, undefined),
+      keyfile => first([{Dist, keyfile, dist}], fun file_name/2, undefined)}.
+
+%% Options that mean nothing alone. A CA without verify_peer would look like
+%% protection that is not there.
+together(#{tls_verify := verify_peer} = Dist) when not is_map_key(cacertfile, Dist) ->
+    throw({bad_option, cacertfile, {needed_for, {tls_verify, verify_peer}}, undefined});
+together(#{cacertfile := File} = Dist) when not is_map_key(tls_verify, Dist);
+                                            map_get(tls_verify, Dist) =:= none ->
+    throw({bad_option, cacertfile, {only_with, {tls_verify, verify_peer}}, File});
+together(#{certfile := _} = Dist) when not is_map_key(keyfile, Dist) ->
+    throw({bad_option, keyfile, {needed_for, certfile}, undefined});
+together(#{keyfile := _} = Dist) when not is_map_key(certfile, Dist) ->
+    throw({bad_option, certfile, {needed_for, keyfile}, undefined});
+together(_) ->
+    ok.
 
 dist(#{macula := #{dist := Dist}}) when is_map(Dist) -> Dist;
 dist(#{macula := #{dist := Dist}}) -> throw({bad_option, dist, map, Dist});
@@ -174,6 +198,17 @@ default_threads() ->
 
 threads(_, N) when is_integer(N), N >= 1, N =< 1024 -> N;
 threads(Key, Got) -> throw({bad_option, Key, {integer, 1, 1024}, Got}).
+
+tls_verify(_, Verify) when Verify =:= none; Verify =:= verify_peer -> Verify;
+tls_verify(Key, Got) -> throw({bad_option, Key, {one_of, [none, verify_peer]}, Got}).
+
+file_name(Key, Got) ->
+    try unicode:characters_to_binary(Got) of
+        <<_, _/binary>> = File -> File;
+        _ -> throw({bad_option, Key, file_name, Got})
+    catch
+        error:badarg -> throw({bad_option, Key, file_name, Got})
+    end.
 
 address(Key, Got) ->
     case parse_address(Got) of
@@ -271,6 +306,10 @@ next_row(Char, [T | To], Corner, [Up | Above], Left, Row) ->
 -spec format_error(bad_option()) -> iolist().
 format_error({bad_option, Key, {did_you_mean, Nearest}, _}) ->
     io_lib:format("unknown option ~tp, did you mean ~tp?", [Key, Nearest]);
+format_error({bad_option, Key, {needed_for, Other}, _}) ->
+    io_lib:format("option ~tp is missing, which ~ts needs", [Key, setting(Other)]);
+format_error({bad_option, Key, {only_with, Other}, _}) ->
+    io_lib:format("option ~tp has a meaning only with ~ts", [Key, setting(Other)]);
 format_error({bad_option, Key, Expected, Got}) ->
     io_lib:format("option ~tp should be ~ts, but is ~tp", [Key, expected(Expected), Got]).
 
@@ -279,5 +318,10 @@ expected({range, Min, Max}) -> io_lib:format("{Min, Max} within ~b to ~b", [Min,
 expected(ip_address) -> "an IP address, such as \"192.0.2.7\"";
 expected(address) -> "an address, such as \"192.0.2.7:4433\"";
 expected(node_name) -> "a node name";
+expected(file_name) -> "the name of a file";
+expected({one_of, Values}) -> io_lib:format("one of ~tp", [Values]);
 expected(map) -> "a map";
 expected(Other) -> io_lib:format("~tp", [Other]).
+
+setting({Key, Value}) -> io_lib:format("~tp => ~tp", [Key, Value]);
+setting(Key) -> io_lib:format("~tp", [Key]).

@@ -5,7 +5,7 @@
 -export([load/0]).
 -export([endpoint_open/1, endpoint_address/1, endpoint_rename/2, endpoint_accept/2,
          endpoint_close/1, endpoint_links/1, endpoint_stats/1, endpoint_cookie/3,
-         endpoint_identity/1]).
+         endpoint_identity/1, endpoint_renew/1]).
 -export([dial/2, dial_cancel/1]).
 -export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_credit/2, link_send/2,
@@ -14,7 +14,8 @@
 -export([registry_withdraw/1]).
 -export([call_times/0, memory/0]).
 
--export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, frame/0]).
+-export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, frame/0,
+              bad_file/0]).
 
 -type endpoint() :: reference().
 -type dial() :: reference().
@@ -22,6 +23,7 @@
 -type link_id() :: integer().
 -type registration() :: reference().
 -type address() :: {inet:ip_address(), inet:port_number()}.
+-type bad_file() :: {bad_file, Path :: binary(), Why :: binary()}.
 -type frame() :: {Size :: non_neg_integer(), erlang:iovec()}.
 
 %% There is no -on_load: in an embedded OTP 25 release, modules that have one
@@ -71,8 +73,12 @@ again(Function, Args, false) -> erlang:nif_error({not_in_library, {Function, len
 
 -spec endpoint_open(#{owner := pid(), ip := any | inet:ip_address(),
                       ports := [inet:port_number()], name := binary(),
-                      threads := pos_integer(), home := undefined | binary()}) ->
-          {ok, endpoint()} | {error, eaddrinuse | {bind_failed, binary()}}.
+                      threads := pos_integer(), home := undefined | binary(),
+                      authorities := undefined | binary(),
+                      certificate := undefined | {File :: binary(), KeyFile :: binary()},
+                      registry := undefined | binary(),
+                      well_known_port := undefined | inet:port_number()}) ->
+          {ok, endpoint()} | {error, eaddrinuse | {bind_failed, binary()} | bad_file()}.
 endpoint_open(Options) -> load_and(endpoint_open, [Options]).
 
 -spec endpoint_address(endpoint()) -> address().
@@ -97,6 +103,10 @@ endpoint_cookie(Endpoint, Question, Cookie) -> load_and(endpoint_cookie, [Endpoi
 -spec endpoint_identity(endpoint()) ->
           {NodeId :: <<_:256>>, kept | ephemeral | {ephemeral, Why :: binary()}}.
 endpoint_identity(Endpoint) -> load_and(endpoint_identity, [Endpoint]).
+
+%% Certificates are read anew from their files.
+-spec endpoint_renew(endpoint()) -> ok | {error, bad_file()}.
+endpoint_renew(Endpoint) -> load_and(endpoint_renew, [Endpoint]).
 
 -spec endpoint_stats(endpoint()) -> #{atom() => integer()}.
 endpoint_stats(Endpoint) -> load_and(endpoint_stats, [Endpoint]).

@@ -9,7 +9,11 @@ defaults_test() ->
                         interface => {any, default},
                         advertise => {undefined, default},
                         threads => {max(1, min(8, erlang:system_info(schedulers_online) div 4)), default},
-                        peers => {#{}, default}}},
+                        peers => {#{}, default},
+                        tls_verify => {none, default},
+                        cacertfile => {undefined, default},
+                        certfile => {undefined, default},
+                        keyfile => {undefined, default}}},
                  resolve(#{})).
 
 port_precedence_test() ->
@@ -64,6 +68,18 @@ peers_test() ->
     ?assertMatch({ok, #{peers := {#{'b@h' := {{192, 0, 2, 7}, 4433}}, {app_env, macula, peers}}}},
                  resolve(#{macula => #{peers => #{'b@h' => "192.0.2.7:4433"}}})).
 
+%% Certificates.
+
+certificates_test() ->
+    Dist = #{tls_verify => verify_peer, cacertfile => "ca.pem", certfile => <<"a.crt">>, keyfile => "ä.key"},
+    Origin = fun(Key) -> {app_env, macula, {dist, Key}} end,
+    {ok, Config} = resolve(dist(Dist)),
+    ?assertEqual(#{tls_verify => {verify_peer, Origin(tls_verify)},
+                   cacertfile => {<<"ca.pem">>, Origin(cacertfile)},
+                   certfile => {<<"a.crt">>, Origin(certfile)},
+                   keyfile => {<<"ä.key"/utf8>>, Origin(keyfile)}},
+                 maps:with(maps:keys(Dist), Config)).
+
 %% Bad options.
 
 bad_option_test_() ->
@@ -81,6 +97,14 @@ bad_option_test_() ->
              {dist(#{threads => 0}), threads, {integer, 1, 1024}, 0},
              {#{os_env => #{"MACULA_DIST_PORT" => "x"}}, "MACULA_DIST_PORT", {integer, 0, 65535}, "x"},
              {#{kernel => #{macula_dist_port => x}}, macula_dist_port, {integer, 0, 65535}, x},
+             {dist(#{tls_verify => x}), tls_verify, {one_of, [none, verify_peer]}, x},
+             {dist(#{tls_verify => verify_peer}), cacertfile, {needed_for, {tls_verify, verify_peer}}, undefined},
+             {dist(#{cacertfile => "f"}), cacertfile, {only_with, {tls_verify, verify_peer}}, "f"},
+             {dist(#{tls_verify => verify_peer, cacertfile => ""}), cacertfile, file_name, ""},
+             {dist(#{certfile => "f"}), keyfile, {needed_for, certfile}, undefined},
+             {dist(#{keyfile => "f"}), certfile, {needed_for, keyfile}, undefined},
+             {dist(#{certfile => x, keyfile => "f"}), certfile, file_name, x},
+             {dist(#{certfile => [-1], keyfile => "f"}), certfile, file_name, [-1]},
              {#{macula => #{peers => []}}, peers, map, []},
              {#{macula => #{peers => #{b => "h:1"}}}, peers, node_name, b},
              {#{macula => #{peers => #{'b@h' => "h"}}}, {peers, 'b@h'}, address, "h"}]].
@@ -93,7 +117,7 @@ overruled_typo_test() ->
 every_error_is_readable_test_() ->
     [?_assertMatch([_ | _], lists:flatten(macula_config:format_error({bad_option, key, E, got})))
      || E <- [{did_you_mean, port}, {integer, 0, 1}, {range, 0, 1}, ip_address, address,
-              node_name, map, other]].
+              node_name, map, file_name, {one_of, [a]}, {needed_for, k}, {only_with, {k, v}}, other]].
 
 resolve(Given) ->
     macula_config:resolve(maps:merge(#{node_port => default, os_env => #{},

@@ -119,7 +119,9 @@ bad_options(_) ->
                         || Change <- [#{owner => x}, #{ip => "127.0.0.1"}, #{ip => {1, 2, 3}}, #{ip => {256, 0, 0, 1}},
                                       #{ports => 1}, #{ports => [65_536]}, #{ports => [-1]}, #{name => "x@y"},
                                       #{name => <<255, 255>>}, #{threads => -1}, #{threads => x},
-                                      #{home => "text"}, #{home => 1}]],
+                                      #{home => "text"}, #{home => 1}, #{authorities => x}, #{authorities => "f"},
+                                      #{certificate => <<"f">>}, #{certificate => {<<"f">>, 1}}, #{registry => x},
+                                      #{well_known_port => 65_536}, #{well_known_port => x}]],
                 [?assertEqual({O, badarg}, {O, class(fun() -> macula_nif:endpoint_open(O) end)}) || O <- Bad],
                 ?assertMatch({error, _}, macula_nif:endpoint_open(Options#{ip => {192, 0, 2, 1}})),
                 ?assertMatch({error, _}, macula_nif:endpoint_open(Options#{ports => []})),
@@ -566,7 +568,8 @@ goes_on(To, Name) ->
 
 open_options() ->
     #{owner => self(), ip => {127, 0, 0, 1}, ports => [0], name => <<"me@localhost">>, threads => 1,
-      home => undefined}.
+      home => undefined, authorities => undefined, certificate => undefined, registry => undefined,
+      well_known_port => undefined}.
 
 dial_to(Address) ->
     #{id => 1, addresses => [Address], target => <<"me@localhost">>, name => <<"you@localhost">>,

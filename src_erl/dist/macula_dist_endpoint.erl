@@ -8,7 +8,8 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, links/0, stats/0]).
+-export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, links/0, stats/0,
+         renew_certificates/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -78,6 +79,11 @@ stats() ->
         Stats -> Stats
     end.
 
+%% @doc Takes the certificates now in their files into use.
+-spec renew_certificates() -> ok | {error, not_running | macula_nif:bad_file()}.
+renew_certificates() ->
+    call(renew_certificates).
+
 %% Without the carrier, or while it stops, there is just no endpoint.
 call(Request) ->
     try
@@ -127,6 +133,9 @@ handle_info({macula_cookie, Question, Name}, #open{endpoint = Endpoint} = State)
 handle_info({macula_refused, Address, Name, Reason}, State) ->
     macula_dist_log:refused(Address, Name, Reason),
     {noreply, State};
+handle_info({macula_certificate, News}, State) ->
+    macula_dist_log:certificate(News),
+    {noreply, State};
 handle_info(_, State) ->
     {noreply, State}.
 
@@ -157,7 +166,11 @@ answer(links, closed) ->
 answer(stats, #open{endpoint = Endpoint} = State) ->
     {macula_nif:endpoint_stats(Endpoint), State};
 answer(stats, closed) ->
-    {#{}, closed}.
+    {#{}, closed};
+answer(renew_certificates, #open{endpoint = Endpoint} = State) ->
+    {macula_nif:endpoint_renew(Endpoint), State};
+answer(renew_certificates, closed) ->
+    {{error, not_running}, closed}.
 
 listening({error, _} = Error) ->
     {Error, closed};
@@ -199,11 +212,16 @@ open(Name, #{port := NodePort}) ->
 configured(_, {error, _} = Error) ->
     Error;
 configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
-    #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _}} = Config,
+    #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _},
+      cacertfile := {Authorities, _}} = Config,
     Ports = ports(Name, Choice),
     case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
                                     name => Name, threads => Threads,
-                                    home => macula_dist_home:directory(Name)}) of
+                                    home => macula_dist_home:directory(Name),
+                                    authorities => Authorities,
+                                    certificate => certificate(Config),
+                                    registry => macula_dist_registry:directory(),
+                                    well_known_port => well_known_port(Name, Origin)}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
             {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise}};
@@ -213,6 +231,14 @@ configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
 
 note_identity({_, {ephemeral, Why}}) -> macula_dist_log:note(key_not_kept, {io, Why});
 note_identity(_) -> ok.
+
+certificate(#{certfile := {undefined, _}}) -> undefined;
+certificate(#{certfile := {Certificate, _}, keyfile := {Key, _}}) -> {Certificate, Key}.
+
+%% A node that would have liked the well-known port looks after it.
+well_known_port(<<>>, _) -> undefined;
+well_known_port(_, default) -> macula_dist_name:default_port();
+well_known_port(_, _) -> undefined.
 
 %% What cannot be dialled needs no port of its own, and must not take the one
 %% that a node beside it was configured with: a release's tools share its

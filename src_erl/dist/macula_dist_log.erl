@@ -4,7 +4,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, refused/3, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
+-export([init/0, refused/3, certificate/1, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
 
 -export_type([attempt/0]).
 
@@ -30,7 +30,7 @@ unreachable(Node, Attempts) ->
     warn_once(Node, #{event => unreachable, node => Node, attempts => lists:sort(Attempts)}).
 
 %% @doc A stranger was turned away.
--spec refused(macula_nif:address(), binary(), atom()) -> ok.
+-spec refused(macula_nif:address(), binary(), atom() | {atom(), atom()}) -> ok.
 refused(_, _, wrong_name) ->
     %% It proved the cookie and looked for a node of this machine at the default
     %% port, as nodes do. That it is not here is said where it was asked for.
@@ -39,6 +39,18 @@ refused({Ip, _} = Address, Name, Reason) ->
     %% A port is new with every attempt, and makes no news.
     warn_once({refused, Ip}, {Name, Reason},
               #{event => refused, address => Address, name => Name, reason => Reason}).
+
+%% @doc There is something to know about this node's certificates.
+-spec certificate(renewed | expired | {ending, Seconds :: non_neg_integer()}
+                  | {not_renewed, macula_nif:bad_file()}) -> ok.
+certificate(renewed) ->
+    ?LOG_NOTICE(#{event => certificates_renewed}, metadata());
+certificate(expired) ->
+    ?LOG_ERROR(#{event => certificate_expired}, metadata());
+certificate({ending, Seconds}) ->
+    ?LOG_WARNING(#{event => certificate_ending, seconds => Seconds}, metadata());
+certificate({not_renewed, Why}) ->
+    ?LOG_WARNING(#{event => certificates_not_renewed, reason => Why}, metadata()).
 
 %% @doc A node name that cannot be dialled.
 -spec illegal_name(node(), macula_dist_name:error()) -> ok.
@@ -104,8 +116,22 @@ format(#{event := unreachable, node := Node, attempts := Attempts}) ->
      [Node, lists:join("; ", [attempt(A) || A <- Attempts]), advice(Node, Attempts)]};
 format(#{event := illegal_name, node := Node, reason := Error}) ->
     {"macula: cannot dial ~ts: ~ts", [Node, macula_dist_name:format_error(Error)]};
+format(#{event := refused, address := Address, reason := {own_certificate, _} = Reason}) ->
+    {"macula: ~ts was not let in by this node: ~ts. ~ts",
+     [address(Address), reason(Reason), check(Reason)]};
 format(#{event := refused, address := Address, name := Name, reason := Reason}) ->
     {"macula: refused ~ts, which says it is ~ts: ~ts", [address(Address), called(Name), refusal(Reason)]};
+format(#{event := certificates_renewed}) ->
+    {"macula: new certificates are in use", []};
+format(#{event := certificate_expired}) ->
+    {"macula: this node's certificate has expired; nodes with tls_verify => verify_peer refuse it. "
+     "Put a new one into its file: it is noticed by itself", []};
+format(#{event := certificate_ending, seconds := Seconds}) ->
+    {"macula: this node's certificate ends in ~ts. Put a new one into its file: it is noticed by itself",
+     [span(Seconds)]};
+format(#{event := certificates_not_renewed, reason := Reason}) ->
+    {"macula: the certificates were changed and cannot be used, the former ones stay in use: ~ts",
+     [reason(Reason)]};
 format(#{event := key_not_kept, reason := Reason}) ->
     {"macula: this node has a key for this run only: ~ts", [reason(Reason)]};
 format(#{event := listen_failed, node := Node, reason := Reason}) ->
@@ -143,6 +169,9 @@ reason({refused, Why}) -> ["refused: ", refusal(Why)];
 reason({version_mismatch, Min, Max}) ->
     io_lib:format("speaks versions ~b to ~b of macula only", [Min, Max]);
 reason({not_macula, Text}) -> io_lib:format("does not speak macula: ~ts", [Text]);
+reason({certificate, Fault}) -> refusal({certificate, Fault});
+reason({own_certificate, Fault}) -> ["it refuses this node's certificate, which ", fault(Fault)];
+reason({bad_file, Path, Why}) -> [Path, ": ", Why];
 reason({tls, Text}) -> io_lib:format("TLS failed: ~ts", [Text]);
 reason({io, Text}) -> Text;
 reason({bind_failed, Text}) -> Text;
@@ -154,11 +183,23 @@ reason(Other) -> io_lib:format("~tp", [Other]).
 refusal(proof) -> "its cookie is another one than here, or somebody sits in between";
 refusal(name_taken) -> "a live node of that name is connected already";
 refusal(version_mismatch) -> "no protocol version in common";
+refusal({certificate, Fault}) -> ["its certificate ", fault(Fault)];
 refusal(malformed) -> "its hello could not be read";
 refusal(Other) -> io_lib:format("~tp", [Other]).
 
+fault(unreadable) -> "is missing or cannot be read";
+fault(expired) -> "has expired";
+fault(not_yet_valid) -> "is not valid yet";
+fault(unknown_issuer) -> "does not come from a CA of the cacertfile";
+fault(wrong_name) -> "names neither the node nor its host";
+fault(unfit) -> "is not meant for this (key usage)".
+
+span(Seconds) when Seconds < 7_200 -> io_lib:format("~b minutes", [Seconds div 60]);
+span(Seconds) when Seconds < 172_800 -> io_lib:format("~b hours", [Seconds div 3_600]);
+span(Seconds) -> io_lib:format("~b days", [Seconds div 86_400]).
+
 %% What a stranger calls itself is shown as what it is: bytes from the network.
-called(<<>>) -> "a node without a name";
+called(<<>>) -> "a node it did not name";
 called(Name) -> io_lib:format("~0tp", [Name]).
 
 origin({os_env, Name}) -> Name;
@@ -183,5 +224,9 @@ general_advice(Node) ->
 %% What a peer that answered gives away.
 check({refused, proof}) -> ["Check that erlang:get_cookie() is the same on both nodes."];
 check({refused, name_taken}) -> ["Check that no other node runs under this node's name."];
+check({certificate, not_yet_valid}) -> ["Check the clocks of both hosts."];
+check({own_certificate, not_yet_valid}) -> ["Check the clocks of both hosts."];
+check({certificate, _}) -> ["Check its certfile, and the cacertfile here."];
+check({own_certificate, _}) -> ["Check the certfile here, and its cacertfile."];
 check({version_mismatch, _, _}) -> ["Check that both nodes run the same version of macula."];
 check(_) -> [].

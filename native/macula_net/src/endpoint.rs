@@ -167,7 +167,9 @@ impl Endpoint {
         if config.certificates != CertificateFiles::default() {
             tokio::spawn(renewal::watch(Arc::downgrade(&shared), config.certificates.clone()));
         }
-        if let (Some(port), Some(registry)) = (config.well_known_port, &config.registry) {
+        let bound = shared.socket.bound().port();
+        let well_known = config.well_known_port.filter(|port| *port != bound);
+        if let (Some(port), Some(registry)) = (well_known, &config.registry) {
             tokio::spawn(stand_in::run(Arc::downgrade(&shared), port, registry.clone()));
         }
         Ok(Endpoint { shared, accepted: tokio::sync::Mutex::new(receiver) })
@@ -409,12 +411,13 @@ fn bind(config: &EndpointConfig) -> Result<Arc<MeshSocket>, BindError> {
             Err(error) => return Err(failed(error)),
             Ok(socket) => return Ok(socket),
         }
+        // Perhaps a node only stands in for the port's owner there.
+        let registry = config.registry.as_ref();
+        if let Some(socket) = registry.and_then(|dir| stand_in::ask_back(dir, config.ip, *port)) {
+            return Ok(socket);
+        }
     }
-    // Perhaps a node only stands in for the port's owner there.
-    let port_back = |registry: &PathBuf| {
-        config.ports.iter().find_map(|port| stand_in::ask_back(registry, config.ip, *port))
-    };
-    config.registry.as_ref().and_then(port_back).ok_or(BindError::InUse)
+    Err(BindError::InUse)
 }
 
 fn quinn_endpoint(

@@ -1,9 +1,10 @@
 //! The endpoint of this VM, for Erlang.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use macula_net::{BindError, Cookie, Endpoint, EndpointConfig, Link, LinkInfo, Origin};
+use macula_net::{
+    BindError, CertificateFiles, Cookie, Endpoint, EndpointConfig, Link, LinkInfo, Origin,
+};
 use rustler::{
     Binary, Encoder, Env, Error, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
 };
@@ -13,7 +14,7 @@ use crate::link::LinkResource;
 use crate::measure::measured;
 use crate::node::NodeProcess;
 use crate::runtime::{self, post};
-use crate::term::{Address, Exact, Ip, Text, binary, error};
+use crate::term::{Address, Exact, File, Given, Ip, Text, binary, error, file_error};
 use crate::{atoms, halt};
 
 /// Closes the endpoint when its owner dies or when Erlang forgets it.
@@ -55,24 +56,43 @@ struct Options<'a> {
     name: Term<'a>,
     threads: usize,
     home: Term<'a>,
+    authorities: Term<'a>,
+    certificate: Term<'a>,
+    registry: Term<'a>,
+    well_known_port: Term<'a>,
+}
+
+impl Options<'_> {
+    fn config(&self) -> NifResult<EndpointConfig> {
+        let ip = match self.ip.decode::<rustler::Atom>() {
+            Ok(atom) if atom == atoms::any() => None,
+            _ => Some(self.ip.decode::<Ip>()?.0),
+        };
+        let ports: Vec<Exact<u16>> = self.ports.decode()?;
+        let file =
+            |term: &Term<'_>| Ok::<_, Error>(term.decode::<Given<File>>()?.0.map(|file| file.0));
+        let own: Given<(File, File)> = self.certificate.decode()?;
+        let well_known_port: Given<Exact<u16>> = self.well_known_port.decode()?;
+        Ok(EndpointConfig {
+            ip,
+            ports: ports.into_iter().map(|port| port.0).collect(),
+            name: self.name.decode::<Text>()?.0,
+            home: file(&self.home)?,
+            certificates: CertificateFiles {
+                authorities: file(&self.authorities)?,
+                own: own.0.map(|(certificate, key)| (certificate.0, key.0)),
+            },
+            registry: file(&self.registry)?,
+            well_known_port: well_known_port.0.map(|port| port.0),
+        })
+    }
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn endpoint_open<'a>(env: Env<'a>, options: Term<'a>) -> NifResult<Term<'a>> {
     measured!("endpoint_open", dirty);
     let options: Options<'a> = options.decode().map_err(|_| Error::BadArg)?;
-    let ip = match options.ip.decode::<rustler::Atom>() {
-        Ok(atom) if atom == atoms::any() => None,
-        _ => Some(options.ip.decode::<Ip>()?.0),
-    };
-    let name = options.name.decode::<Text>()?.0;
-    let home = match options.home.decode::<rustler::Atom>() {
-        Ok(_) => None,
-        Err(_) => Some(PathBuf::from(options.home.decode::<Text>()?.0)),
-    };
-    let ports: Vec<Exact<u16>> = options.ports.decode()?;
-    let ports = ports.into_iter().map(|port| port.0).collect();
-    let config = EndpointConfig { ip, ports, name, home };
+    let config = options.config()?;
     let node = Arc::new(NodeProcess::new(options.owner));
     Ok(match open(&config, options.threads, node.clone()) {
         Ok(endpoint) => {
@@ -82,6 +102,7 @@ fn endpoint_open<'a>(env: Env<'a>, options: Term<'a>) -> NifResult<Term<'a>> {
             (atoms::ok(), resource).encode(env)
         }
         Err(BindError::InUse) => error(env, atoms::eaddrinuse()),
+        Err(BindError::File(file)) => error(env, file_error(env, &file)),
         Err(BindError::Failed(text)) => {
             error(env, (atoms::bind_failed(), binary(env, text.as_bytes())))
         }
@@ -150,15 +171,24 @@ fn endpoint_cookie<'a>(
 #[rustler::nif]
 fn endpoint_identity(env: Env<'_>, endpoint: ResourceArc<EndpointResource>) -> Term<'_> {
     measured!("endpoint_identity", normal);
-    let identity = endpoint.endpoint.identity();
-    let origin = match identity.origin() {
+    let origin = match endpoint.endpoint.identity().origin() {
         Origin::Kept => atoms::kept().encode(env),
         Origin::Ephemeral(None) => atoms::ephemeral().encode(env),
         Origin::Ephemeral(Some(why)) => {
             (atoms::ephemeral(), binary(env, why.as_bytes())).encode(env)
         }
     };
-    (binary(env, &identity.node_id()), origin).encode(env)
+    (binary(env, &endpoint.endpoint.node_id()), origin).encode(env)
+}
+
+/// Reads files.
+#[rustler::nif(schedule = "DirtyIo")]
+fn endpoint_renew(env: Env<'_>, endpoint: ResourceArc<EndpointResource>) -> Term<'_> {
+    measured!("endpoint_renew", dirty);
+    match endpoint.endpoint.renew_certificates() {
+        Ok(()) => atoms::ok().encode(env),
+        Err(file) => error(env, file_error(env, &file)),
+    }
 }
 
 #[rustler::nif]

@@ -4,15 +4,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use macula_core::hello::Refusal;
-use macula_net::{Cookie, Node};
+use macula_net::{CertificateNews, Cookie, Incident, Node};
 use parking_lot::Mutex;
 use rustler::{Encoder, LocalPid};
 use tokio::sync::oneshot;
 
 use crate::atoms;
 use crate::runtime::post;
-use crate::term::{Address, binary, refusal_atom};
+use crate::term::{Address, binary, file_error, incident};
 
 /// Refusals are told at most this often: strangers must not fill a mailbox.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -65,7 +64,7 @@ impl Node for NodeProcess {
         answer
     }
 
-    fn refused(&self, address: SocketAddr, name: &str, why: Refusal) {
+    fn refused(&self, address: SocketAddr, name: &str, why: Incident) {
         let mut told = self.told.lock();
         if told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
             return;
@@ -74,7 +73,21 @@ impl Node for NodeProcess {
         let name = name.to_owned();
         post(self.pid, move |env| {
             let name = binary(env, name.as_bytes());
-            (atoms::macula_refused(), Address(address), name, refusal_atom(why)).encode(env)
+            (atoms::macula_refused(), Address(address), name, incident(env, why)).encode(env)
+        });
+    }
+
+    fn certificate(&self, news: CertificateNews) {
+        post(self.pid, move |env| {
+            let news = match &news {
+                CertificateNews::Renewed => atoms::renewed().encode(env),
+                CertificateNews::NotRenewed(error) => {
+                    (atoms::not_renewed(), file_error(env, error)).encode(env)
+                }
+                CertificateNews::Ending(left) => (atoms::ending(), left.as_secs()).encode(env),
+                CertificateNews::Expired => atoms::expired().encode(env),
+            };
+            (atoms::macula_certificate(), news).encode(env)
         });
     }
 }

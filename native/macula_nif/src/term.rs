@@ -1,9 +1,10 @@
 //! Erlang's terms for addresses and reasons.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use macula_core::hello::Refusal;
-use macula_net::{Closed, DialError};
+use macula_net::{CertificateFault, Closed, DialError, FileError, Incident};
 use rustler::{Binary, Decoder, Encoder, Env, Error, NewBinary, NifResult, Term};
 
 use crate::atoms;
@@ -93,6 +94,27 @@ pub(crate) fn for_each<'a>(
     Ok(())
 }
 
+/// A path, as a UTF-8 binary.
+pub(crate) struct File(pub(crate) PathBuf);
+
+impl<'a> Decoder<'a> for File {
+    fn decode(term: Term<'a>) -> NifResult<File> {
+        Ok(File(PathBuf::from(term.decode::<Text>()?.0)))
+    }
+}
+
+/// `undefined`, or what it stands for.
+pub(crate) struct Given<T>(pub(crate) Option<T>);
+
+impl<'a, T: Decoder<'a>> Decoder<'a> for Given<T> {
+    fn decode(term: Term<'a>) -> NifResult<Given<T>> {
+        match term.decode::<rustler::Atom>() {
+            Ok(atom) if atom == atoms::undefined() => Ok(Given(None)),
+            _ => term.decode().map(|value| Given(Some(value))),
+        }
+    }
+}
+
 /// A new binary with `bytes`.
 pub(crate) fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut binary = NewBinary::new(env, bytes.len());
@@ -129,12 +151,44 @@ pub(crate) fn dial_error<'a>(env: Env<'a>, reason: &DialError) -> Term<'a> {
         DialError::Refused(refusal) => (atoms::refused(), refusal_atom(*refusal)).encode(env),
         DialError::Version(low, high) => (atoms::version_mismatch(), *low, *high).encode(env),
         DialError::NotMacula(why) => text(atoms::not_macula(), why),
+        DialError::Certificate(fault) => (atoms::certificate(), fault_atom(*fault)).encode(env),
+        DialError::OwnCertificate(fault) => {
+            (atoms::own_certificate(), fault_atom(*fault)).encode(env)
+        }
         DialError::Tls(why) => text(atoms::tls(), why),
         DialError::Io(why) => text(atoms::io(), why),
     }
 }
 
-pub(crate) fn refusal_atom(refusal: Refusal) -> rustler::Atom {
+/// Why a stranger did not get in.
+pub(crate) fn incident<'a>(env: Env<'a>, incident: Incident) -> Term<'a> {
+    match incident {
+        Incident::Refused(refusal) => refusal_atom(refusal).encode(env),
+        Incident::Certificate(fault) => (atoms::certificate(), fault_atom(fault)).encode(env),
+        Incident::OwnCertificate(fault) => {
+            (atoms::own_certificate(), fault_atom(fault)).encode(env)
+        }
+    }
+}
+
+/// `{bad_file, Path, Why}`.
+pub(crate) fn file_error<'a>(env: Env<'a>, error: &FileError) -> Term<'a> {
+    let path = error.file.to_string_lossy();
+    (atoms::bad_file(), binary(env, path.as_bytes()), binary(env, error.why.as_bytes())).encode(env)
+}
+
+fn fault_atom(fault: CertificateFault) -> rustler::Atom {
+    match fault {
+        CertificateFault::Unreadable => atoms::unreadable(),
+        CertificateFault::Expired => atoms::expired(),
+        CertificateFault::NotYetValid => atoms::not_yet_valid(),
+        CertificateFault::UnknownIssuer => atoms::unknown_issuer(),
+        CertificateFault::WrongName => atoms::wrong_name(),
+        CertificateFault::Unfit => atoms::unfit(),
+    }
+}
+
+fn refusal_atom(refusal: Refusal) -> rustler::Atom {
     match refusal {
         Refusal::WrongName => atoms::wrong_name(),
         Refusal::Version => atoms::version_mismatch(),

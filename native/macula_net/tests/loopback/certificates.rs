@@ -161,7 +161,8 @@ async fn a_bad_certificate_is_named_on_both_sides_by_whoever_shows_it() {
         authorities: Some(ca.trusted()),
     };
     let own_key = || CertificateFiles { own: None, ..good("own") };
-    let cases: [(&dyn Fn(&str, &str) -> CertificateFiles, CertificateFault); 6] = [
+    type Bad<'a> = &'a dyn Fn(&str, &str) -> CertificateFiles;
+    let cases: [(Bad<'_>, CertificateFault); 6] = [
         (&|file, _| foreign(file), CertificateFault::UnknownIssuer),
         (&|_, _| own_key(), CertificateFault::UnknownIssuer),
         (&|file, _| ca.files(file, host("localhost"), Flaw::Expired), CertificateFault::Expired),
