@@ -119,6 +119,8 @@ format(#{event := illegal_name, node := Node, reason := Error}) ->
 format(#{event := refused, address := Address, reason := {own_certificate, _} = Reason}) ->
     {"macula: ~ts was not let in by this node: ~ts. ~ts",
      [address(Address), reason(Reason), check(Reason)]};
+format(#{event := refused, address := Address, name := <<>>, reason := Reason}) ->
+    {"macula: refused ~ts: ~ts", [address(Address), refusal(Reason)]};
 format(#{event := refused, address := Address, name := Name, reason := Reason}) ->
     {"macula: refused ~ts, which says it is ~ts: ~ts", [address(Address), called(Name), refusal(Reason)]};
 format(#{event := certificates_renewed}) ->
@@ -199,7 +201,6 @@ span(Seconds) when Seconds < 172_800 -> io_lib:format("~b hours", [Seconds div 3
 span(Seconds) -> io_lib:format("~b days", [Seconds div 86_400]).
 
 %% What a stranger calls itself is shown as what it is: bytes from the network.
-called(<<>>) -> "a node it did not name";
 called(Name) -> io_lib:format("~0tp", [Name]).
 
 origin({os_env, Name}) -> Name;

@@ -86,13 +86,6 @@ impl CertificateFault {
     }
 }
 
-/// Which end of a connection a certificate was shown by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    Dialler,
-    Acceptor,
-}
-
 /// When a certificate holds, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Validity {
@@ -183,23 +176,18 @@ impl Credentials {
         Ok(Credentials { chain, key: own, node_id, validity: Some(validity), authorities })
     }
 
-    /// Judges the chain a peer has shown: does a trusted CA vouch for it now?
-    pub(crate) fn judge(
-        &self,
-        shown: &[CertificateDer<'_>],
-        by: End,
-    ) -> Result<(), CertificateFault> {
+    /// Judges the chain a peer has shown: does a trusted CA vouch for it now? A node is client and
+    /// server, and a certificate for either of these (extended key usage) will do.
+    pub(crate) fn judge(&self, shown: &[CertificateDer<'_>]) -> Result<(), CertificateFault> {
         let Some(authorities) = &self.authorities else {
             return Ok(());
         };
         let (leaf, others) = shown.split_first().ok_or(CertificateFault::Unreadable)?;
         let now = UnixTime::now();
-        let judged = match by {
-            End::Dialler => authorities.clients.verify_client_cert(leaf, others, now).map(|_| ()),
-            End::Acceptor => ParsedCertificate::try_from(leaf).and_then(|leaf| {
-                let (roots, algorithms) = (&authorities.roots, authorities.algorithms.all);
-                verify_server_cert_signed_by_trust_anchor(&leaf, roots, others, now, algorithms)
-            }),
+        let as_client = authorities.clients.verify_client_cert(leaf, others, now).map(|_| ());
+        let judged = match as_client.map_err(|error| fault(&error)) {
+            Err(CertificateFault::Unfit) => authorities.judge_server(leaf, others, now),
+            judged => return judged,
         };
         judged.map_err(|error| fault(&error))
     }
@@ -236,6 +224,17 @@ impl Authorities {
         let clients = clients.map_err(|error| refused(file, error))?;
         let algorithms = provider.signature_verification_algorithms;
         Ok(Authorities { roots, clients, algorithms })
+    }
+
+    fn judge_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), TlsError> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let (roots, algorithms) = (&self.roots, self.algorithms.all);
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, others, now, algorithms)
     }
 }
 

@@ -81,8 +81,8 @@ impl Endpoint {
     pub async fn dial(&self, request: DialRequest) -> Result<Arc<Link>, Failures> {
         let DialRequest { addresses, name, target, cookie, limit } = request;
         let deadline = Instant::now() + limit;
-        let key = match self.shared.keys.key(&cookie).await {
-            Ok(key) => key,
+        let call = match self.shared.keys.key(&cookie).await {
+            Ok(key) => Call { shared: self.shared.clone(), name, target, key, deadline },
             Err(error) => {
                 let failed = |address| (address, DialError::Io(error.clone()));
                 return Err(addresses.into_iter().map(failed).collect());
@@ -93,10 +93,9 @@ impl Endpoint {
         let mut failures = Vec::new();
         loop {
             if let Some(address) = waiting.next() {
-                let open =
-                    open(self.shared.clone(), address, name.clone(), target.clone(), key.clone());
+                let call = call.clone();
                 attempts.spawn(async move {
-                    let link = timeout_at(deadline, open).await;
+                    let link = timeout_at(deadline, call.open(address)).await;
                     (address, link.unwrap_or(Err(DialError::Timeout)))
                 });
             }
@@ -115,41 +114,67 @@ impl Endpoint {
     }
 }
 
-async fn open(
+/// What all attempts of a dial have in common.
+#[derive(Clone)]
+struct Call {
     shared: Arc<Shared>,
-    address: SocketAddr,
     name: String,
     target: String,
     key: Arc<CookieKey>,
-) -> Result<Arc<Link>, DialError> {
-    let mut pauses = BUSY_MS.iter();
-    loop {
-        match follow(&shared, address, &name, &target, &key).await {
-            Err(DialError::Busy) => match pauses.next() {
-                Some(pause) => sleep(Duration::from_millis(*pause)).await,
-                None => return Err(DialError::Busy),
-            },
-            opened => return opened,
-        }
-    }
+    deadline: Instant,
 }
 
-/// Opens a link at `address`, or where the node there says that the target is.
-async fn follow(
-    shared: &Arc<Shared>,
-    address: SocketAddr,
-    name: &str,
-    target: &str,
-    key: &Arc<CookieKey>,
-) -> Result<Arc<Link>, DialError> {
-    let elsewhere = match attempt(shared, address, name, target, key).await {
-        Err(Attempt::Redirected(elsewhere)) => elsewhere,
-        ended => return ended.map_err(Attempt::into_error),
-    };
-    let ip = if elsewhere.ip().is_unspecified() { address.ip() } else { elsewhere.ip() };
-    let address = SocketAddr::new(ip, elsewhere.port());
-    // Once is enough: whoever sends us there has just looked.
-    attempt(shared, address, name, target, key).await.map_err(Attempt::into_error)
+impl Call {
+    async fn open(&self, address: SocketAddr) -> Result<Arc<Link>, DialError> {
+        let mut pauses = BUSY_MS.iter();
+        loop {
+            match self.follow(address).await {
+                Err(DialError::Busy) => match pauses.next() {
+                    Some(pause) => sleep(Duration::from_millis(*pause)).await,
+                    None => return Err(DialError::Busy),
+                },
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Opens a link at `address`, or where the node there says that the target is.
+    async fn follow(&self, address: SocketAddr) -> Result<Arc<Link>, DialError> {
+        let elsewhere = match self.attempt(address).await {
+            Err(Attempt::Redirected(elsewhere)) => elsewhere,
+            ended => return ended.map_err(Attempt::into_error),
+        };
+        let ip = if elsewhere.ip().is_unspecified() { address.ip() } else { elsewhere.ip() };
+        let address = SocketAddr::new(ip, elsewhere.port());
+        // Once is enough: whoever sends us there has just looked.
+        self.attempt(address).await.map_err(Attempt::into_error)
+    }
+
+    async fn attempt(&self, address: SocketAddr) -> Result<Arc<Link>, Attempt> {
+        let Call { shared, name, target, key, .. } = self;
+        let connection = self.connect(address).await.map_err(Attempt::Failed)?;
+        let greeted =
+            greet::dial(&connection, shared, name.clone(), target.clone(), key.clone()).await;
+        let mut greeted = match greeted {
+            Err(GreetError::Hello(Failure::Redirected(elsewhere), _)) => {
+                return Err(Attempt::Redirected(elsewhere));
+            }
+            greeted => greeted.map_err(|error| Attempt::Failed(not_greeted(error)))?,
+        };
+        choose(&mut greeted).await.map_err(Attempt::Failed)?;
+        Ok(shared.link(connection, greeted))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<Connection, DialError> {
+        let answer = self.shared.socket.answers.expect(to_label(address));
+        match timeout_at(self.deadline, connect(&self.shared, address, &self.target)).await {
+            Ok(connected) => connected,
+            Err(_) if answer.came() => {
+                Err(DialError::NotMacula("something answers, but not in QUIC".into()))
+            }
+            Err(_) => Err(DialError::Timeout),
+        }
+    }
 }
 
 /// Why an attempt gave no link.
@@ -165,25 +190,6 @@ impl Attempt {
             Attempt::Redirected(_) => DialError::Refused(Refusal::WrongName),
         }
     }
-}
-
-async fn attempt(
-    shared: &Arc<Shared>,
-    address: SocketAddr,
-    name: &str,
-    target: &str,
-    key: &Arc<CookieKey>,
-) -> Result<Arc<Link>, Attempt> {
-    let connection = connect(shared, address, target).await.map_err(Attempt::Failed)?;
-    let greeted = greet::dial(&connection, shared, name.into(), target.into(), key.clone()).await;
-    let mut greeted = match greeted {
-        Err(GreetError::Hello(Failure::Redirected(elsewhere), _)) => {
-            return Err(Attempt::Redirected(elsewhere));
-        }
-        greeted => greeted.map_err(|error| Attempt::Failed(not_greeted(error)))?,
-    };
-    choose(&mut greeted).await.map_err(Attempt::Failed)?;
-    Ok(shared.link(connection, greeted))
 }
 
 /// The attempts that lose are dropped before they get here, so that the other node hears of one

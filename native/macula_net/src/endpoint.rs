@@ -369,6 +369,7 @@ impl Shared {
     ) -> Arc<Link> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Relaxed);
+        transport::admit(&connection);
         let reports = self.reports.watch(connection.remote_address());
         let link = Link::new(id, connection, greeted, self.socket.clone(), reports);
         let mut links = self.links.lock();

@@ -11,7 +11,7 @@ use macula_core::keys::{self, CookieKey};
 use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 
-use crate::certificate::{CertificateFault, End};
+use crate::certificate::CertificateFault;
 use crate::endpoint::Shared;
 use crate::registry;
 
@@ -47,7 +47,7 @@ pub(crate) async fn accept(
     name: String,
 ) -> Result<Greeted, GreetError> {
     let greeting = async {
-        check_chain(connection, node, End::Dialler)?;
+        check_chain(connection, node)?;
         accept_hello(connection, node, name).await
     };
     greeting.await.map_err(|error| explained(connection, error))
@@ -122,7 +122,7 @@ pub(crate) async fn dial(
     key: Arc<CookieKey>,
 ) -> Result<Greeted, GreetError> {
     let greeting = async {
-        check_chain(connection, node, End::Acceptor)?;
+        check_chain(connection, node)?;
         // Before the claim: its proof is something to guess the cookie by.
         check_name(connection, node, &target)?;
         dial_hello(connection, node, name, target, key).await
@@ -148,8 +148,8 @@ async fn dial_hello(
     }
 }
 
-fn check_chain(connection: &Connection, node: &Shared, by: End) -> Result<(), GreetError> {
-    let judged = node.tls().credentials.judge(&shown(connection), by);
+fn check_chain(connection: &Connection, node: &Shared) -> Result<(), GreetError> {
+    let judged = node.tls().credentials.judge(&shown(connection));
     judged.map_err(|fault| refuse_certificate(connection, fault, ""))
 }
 

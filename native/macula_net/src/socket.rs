@@ -18,6 +18,8 @@ use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 
+use crate::answers::Answers;
+
 /// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
 /// The kernel may grant less (`net.core.rmem_max`).
 const BUFFER: usize = 4 * 1024 * 1024;
@@ -50,6 +52,7 @@ pub(crate) struct MeshSocket {
     state: UdpSocketState,
     local: SocketAddr,
     paths: RwLock<PathTable>,
+    pub(crate) answers: Arc<Answers>,
     pub(crate) counters: Counters,
 }
 
@@ -72,6 +75,7 @@ impl MeshSocket {
             io: RwLock::new(Some(Arc::new(tokio::net::UdpSocket::from_std(socket)?))),
             local,
             paths: RwLock::default(),
+            answers: Arc::default(),
             counters: Counters::default(),
         }))
     }
@@ -164,6 +168,7 @@ impl MeshSocket {
                     meta.dst_ip = None;
                 }
             }
+            self.answers.note(meta.addr);
         }
     }
 }

@@ -23,6 +23,9 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Bytes of one stream the peer may have under way: 40 ms at 200 MB/s.
 const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 
+/// Bytes of a stranger that are held at most: its hello, and no more until that is done.
+const STRANGER_WINDOW: u32 = 64 * 1024;
+
 /// Bytes handed to QUIC and not yet acknowledged, at most. More would only make a small message
 /// wait longer behind a large one.
 const SEND_WINDOW: u64 = 4 * 1024 * 1024;
@@ -48,6 +51,11 @@ pub(crate) fn client(tls: &Tls) -> quinn::ClientConfig {
     client
 }
 
+/// Lets a peer that is a stranger no more send at full rate.
+pub(crate) fn admit(connection: &quinn::Connection) {
+    connection.set_receive_window(VarInt::from_u32(2 * STREAM_WINDOW));
+}
+
 /// The port's parameters.
 pub(crate) fn endpoint(identity: &Identity) -> quinn::EndpointConfig {
     let mut config = identity.quic();
@@ -70,7 +78,7 @@ fn transport(streams: u32) -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(VarInt::from_u32(2 * STREAM_WINDOW))
+        .receive_window(STRANGER_WINDOW.into())
         .send_window(SEND_WINDOW)
         .ack_frequency_config(Some(acks));
     transport
