@@ -9,6 +9,7 @@ mod dial;
 mod ending;
 mod flood;
 mod frames;
+mod mitm;
 mod paths;
 mod support;
 mod trust;

@@ -55,6 +55,13 @@ pub fn open_at(ip: Option<IpAddr>, port: u16, name: &str) -> Endpoint {
     Endpoint::open(&config, std::sync::Arc::new(Knows(COOKIE))).unwrap()
 }
 
+/// An endpoint of the node `name` with a cookie of its own.
+pub fn open_with(name: &str, cookie: &'static [u8]) -> Endpoint {
+    let ip = Some(Ipv4Addr::LOCALHOST.into());
+    let config = EndpointConfig { ip, ports: vec![0], name: name.into(), home: None };
+    Endpoint::open(&config, Arc::new(Knows(cookie))).unwrap()
+}
+
 /// The cookie of the tests' nodes.
 pub const COOKIE: &[u8] = b"cookie";
 
