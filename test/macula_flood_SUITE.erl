@@ -43,7 +43,7 @@ all() ->
 
 init_per_suite(Config) ->
     case os:cmd("id -u") of
-        "0\n" -> [{flood, build()} | Config];
+        "0\n" -> Config;
         _ -> {skip, "network namespaces and raw sockets take root"}
     end.
 
@@ -100,7 +100,7 @@ half_open(Kind, Config) ->
     Attack = attack(attacker, ["half-open", address(?VICTIM_X, ?PORT), ?FORGED, integer_to_list(?HALF_OPEN),
                                integer_to_list(Seconds), Kind], Config),
     %% Until he has begun them all.
-    {ok, _} = heard(Attack),
+    _ = macula_test_tool:heard(Attack, ?HANG),
     Times = connect_times(good_node("good", Config), name(B)),
     Stats = call(B, macula_dist_endpoint, stats, []),
     ct:pal("~ts, ~b half-open handshakes: connecting took ~w ms, without them ~w ms~n~0p",
@@ -225,36 +225,11 @@ most_rss(Watcher) ->
 
 %%% The attacker
 
-build() ->
-    Root = root(),
-    Said = os:cmd("cd " ++ Root ++ " && cargo build --locked -p macula_net --example flood 2>&1"),
-    Built = filename:join([Root, "target", "debug", "examples", "flood"]),
-    filelib:is_regular(Built) orelse error({not_built, Said}),
-    Built.
-
-%% The folder of the project: the library under test is in _build/PROFILE/lib/macula/ebin of it.
-root() ->
-    lists:foldl(fun(_, Dir) -> filename:dirname(Dir) end, code:which(macula_nif), lists:seq(1, 6)).
-
 attack(Where, Args, Config) ->
-    Netns = maps:get(Where, proplists:get_value(net, Config)),
-    open_port({spawn_executable, os:find_executable("ip")},
-              [{args, ["netns", "exec", Netns, proplists:get_value(flood, Config) | Args]},
-               exit_status, stderr_to_stdout, binary]).
-
-heard(Attack) ->
-    receive {Attack, {data, Said}} -> {ok, Said} after ?HANG -> error(the_attacker_hangs) end.
+    macula_test_tool:start(maps:get(Where, proplists:get_value(net, Config)), "flood", Args).
 
 ended(Attack) ->
-    ended(Attack, <<>>).
-
-ended(Attack, Said) ->
-    receive
-        {Attack, {data, More}} -> ended(Attack, <<Said/binary, More/binary>>);
-        {Attack, {exit_status, 0}} -> Said;
-        {Attack, {exit_status, Status}} -> error({attacker, Status, Said})
-    after 2 * ?HANG -> error(the_attacker_hangs)
-    end.
+    macula_test_tool:ended(Attack, 2 * ?HANG).
 
 address(Ip, Port) ->
     Ip ++ ":" ++ integer_to_list(Port).

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use rustls::quic::{ClientConnection, Suite, Version};
-use rustls::{CipherSuite, DigitallySignedStruct, Side, SignatureScheme};
+use rustls::{CipherSuite, Side};
 
+use crate::foreign::{ALPN, Credulous, ring};
 use crate::random::Random;
 
 /// What a server asks an Initial datagram to have at least.
@@ -24,20 +24,20 @@ pub struct Initials {
 
 impl Initials {
     pub fn new() -> Initials {
-        let provider = rustls::crypto::ring::default_provider();
+        let provider = ring();
         let suite = provider
             .cipher_suites
             .iter()
             .find(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256)
             .and_then(|suite| suite.tls13()?.quic_suite())
             .unwrap();
-        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Nobody))
+            .with_custom_certificate_verifier(Arc::new(Credulous))
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"macula-dist".to_vec()];
+        config.alpn_protocols = vec![ALPN.to_vec()];
         let name = ServerName::try_from("macula").unwrap();
         // Only initial_source_connection_id is required (RFC 9000, 18.2).
         let parameters = [&[0x0f, SOURCE_ID.len() as u8][..], &SOURCE_ID].concat();
@@ -102,43 +102,4 @@ pub fn retry(packet: &[u8]) -> Option<(&[u8], &[u8])> {
 fn varint(value: usize) -> [u8; 2] {
     assert!(value < 1 << 14);
     (value as u16 | 0x4000).to_be_bytes()
-}
-
-/// Never asked: no handshake here goes on.
-#[derive(Debug)]
-struct Nobody;
-
-impl ServerCertVerifier for Nobody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Err(rustls::Error::HandshakeNotComplete)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::HandshakeNotComplete)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::HandshakeNotComplete)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
 }

@@ -13,6 +13,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fire;
+#[path = "../../tests/shared/foreign.rs"]
+#[allow(dead_code)] // Others need the rest of it.
+mod foreign;
 mod forge;
 mod half_open;
 mod initial;

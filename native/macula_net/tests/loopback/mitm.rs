@@ -248,12 +248,15 @@ async fn a_node_is_not_its_own_peer() {
     nobody_got_in(&b, "b").await;
 }
 
+/// What a stranger makes of an OFFER.
+type Answer = fn(&[u8]) -> Vec<u8>;
+
 /// Each side hears what only the other side may say.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swapped_roles_are_refused() {
     let b = open("b");
     // To the acceptor its own OFFER, the WELCOME of an acceptor, and the end before the beginning.
-    let messages: [fn(&[u8]) -> Vec<u8>; 4] = [
+    let messages: [Answer; 4] = [
         |offer| offer.to_vec(),
         |_| welcome([3; 16], &framed_proof(&[0x55; keys::LEN])),
         |_| hello::begin(),
