@@ -8,7 +8,7 @@
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, init_per_testcase/2, end_per_testcase/2]).
 -export([flood/1, half_open_forged/1, half_open_real/1]).
 
--import(macula_test_node, [start/2, call/2, call/4, name/1, connect/2, wait_until/1, unique/1, full/2]).
+-import(macula_test_node, [start/2, call/2, call/3, call/4, name/1, connect/2, wait_until/1, unique/1, full/2]).
 
 %% The victim's addresses towards the good node and the attacker, and theirs. The attacker forges
 %% sources of a /16 that is routed to him.
@@ -125,7 +125,7 @@ connect_time(Server, Node) ->
 talk(A, Node) ->
     Self = self(),
     Body = rand:bytes(?MESSAGE_BYTES),
-    Caller = spawn_link(fun() -> Self ! {self(), call(A, fun() -> sender(Node, Body) end)} end),
+    Caller = spawn_link(fun() -> Self ! {self(), call(A, fun() -> sender(Node, Body) end, infinity)} end),
     wait_until(fun() -> call(A, erlang, whereis, [flood_sender]) =/= undefined end),
     {Caller, A}.
 
@@ -213,9 +213,14 @@ watch_rss(OsPid, Most) ->
             Pid ! {Ref, Most},
             watch_rss(OsPid, 0)
     after 100 ->
-        {ok, Status} = file:read_file("/proc/" ++ integer_to_list(OsPid) ++ "/status"),
-        {match, [Kb]} = re:run(Status, "VmRSS:\\s*([0-9]+) kB", [{capture, all_but_first, list}]),
-        watch_rss(OsPid, max(Most, list_to_integer(Kb)))
+        case file:read_file("/proc/" ++ integer_to_list(OsPid) ++ "/status") of
+            {ok, Status} ->
+                {match, [Kb]} = re:run(Status, "VmRSS:\\s*([0-9]+) kB", [{capture, all_but_first, list}]),
+                watch_rss(OsPid, max(Most, list_to_integer(Kb)));
+            {error, enoent} ->
+                %% It has ended, and so has the test.
+                ok
+        end
     end.
 
 most_rss(Watcher) ->

@@ -23,8 +23,8 @@ pub fn run(target: SocketAddrV4, network: Ipv4Addr, rate: u64, limit: Duration, 
     let mut due = 0;
     while began.elapsed() < limit {
         let now = (began.elapsed().as_micros() * u128::from(rate) / 1_000_000) as u64;
-        // What a pause of this process left undone is not made up for in one burst.
-        due = due.max(now.saturating_sub(rate / 50));
+        // What a long pause of this process left undone is not made up for in one burst.
+        due = due.max(now.saturating_sub(rate / 10));
         while due < now {
             due += 1;
             let kind = random.below(4);
