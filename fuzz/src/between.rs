@@ -44,9 +44,9 @@ pub fn run(input: &[u8]) {
         let message = message(&mut choices, &heard);
         let session = &mut sessions[side >> 1 & 1];
         let said = if side & 1 == 0 {
-            session.to_acceptor(&message)
+            session.acceptor_hears(&message)
         } else {
-            session.to_dialler(&message)
+            session.dialler_hears(&message)
         };
         heard.extend(said);
     }
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// What the acceptor says when it hears `message`.
-    fn to_acceptor(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+    fn acceptor_hears(&mut self, message: &[u8]) -> Option<Vec<u8>> {
         match self.acceptor.receive(message) {
             Step::Verify(_) => match self.acceptor.verify(&KEY) {
                 Ok(peer) => {
@@ -111,7 +111,7 @@ impl Session {
     }
 
     /// What the dialler says when it hears `message`.
-    fn to_dialler(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+    fn dialler_hears(&mut self, message: &[u8]) -> Option<Vec<u8>> {
         match self.dialler.receive(message, &KEY) {
             Step::Reply(claim) => {
                 assert!(self.claim.is_none(), "it claims twice");

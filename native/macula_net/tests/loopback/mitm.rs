@@ -5,11 +5,13 @@
 //! ever said on their own connections, but not the cookie.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use macula_core::hello::{self, BootId, Dialler, Local, Refusal, Step};
 use macula_core::keys::{self, CookieKey};
-use macula_net::{DialError, DialRequest, Endpoint};
+use macula_net::{Cookie, DialError, DialRequest, Endpoint, Node};
 use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::oneshot;
 
 use crate::support::*;
 
@@ -387,7 +389,7 @@ async fn received(endpoint: &Endpoint, script: Script) -> (Vec<u8>, Vec<u8>, Str
 /// the same bytes from both, but for the nonce.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_receives_nothing_that_depends_on_cookie_or_name() {
-    let (b, c) = (open("b"), open_with("quite_another@host.example", b"quite another cookie"));
+    let (b, c) = (open("b"), open_as("quite_another@host.example", Knows(b"quite another cookie")));
     for (what, script) in SCRIPTS {
         let (from_b, from_c) = (received(&b, script).await, received(&c, script).await);
         assert_eq!(from_b, from_c, "{what}");
@@ -414,7 +416,7 @@ async fn a_stranger_receives_nothing_that_depends_on_cookie_or_name() {
 /// The certificate that a stranger sees names no node either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_names_no_node() {
-    let c = open_with("quite_another@host.example", COOKIE);
+    let c = open_as("quite_another@host.example", Knows(COOKIE));
     let stranger = Leg::to(c.address()).await;
     let identity = stranger.connection.peer_identity().unwrap();
     let chain = identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().unwrap();
@@ -433,4 +435,38 @@ async fn a_silent_stranger_is_put_out() {
     assert!(stranger.rest().await.is_empty());
     until("its end", || counter(&b, "failed_hellos") == 1).await;
     nobody_got_in(&b, "b").await;
+}
+
+/// A node that is too busy to say which cookie it shares with whom.
+struct Ponders;
+
+impl Node for Ponders {
+    fn cookie(&self, _name: &str) -> oneshot::Receiver<Cookie> {
+        let (answer, cookie) = oneshot::channel();
+        // Kept, and never used.
+        std::mem::forget(answer);
+        cookie
+    }
+
+    fn refused(&self, _address: SocketAddr, _name: &str, _why: Refusal) {}
+}
+
+/// Strangers may send what a hello needs and not much more. What nobody reads yet would otherwise
+/// fill the memory of a node, a window for each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_cannot_make_a_node_hold_much() {
+    const MUCH: usize = 256 * 1024;
+    let b = open_as("b", Ponders);
+    let mut stranger = Leg::to(b.address()).await;
+    let offer = stranger.hear().await.unwrap();
+    stranger.say(&claim(&mut stranger.dialler("a", "b"), &offer, &key(b"a guess"))).await;
+    let mut taken = 0;
+    let filling = async {
+        while let Ok(len) = stranger.send.write(&[0x55; 16 * 1024]).await {
+            taken += len;
+        }
+    };
+    // It takes what it takes at once, and the rest when the node reads.
+    let _ = tokio::time::timeout(Duration::from_secs(2), filling).await;
+    assert!(taken <= MUCH, "{taken} bytes were taken");
 }

@@ -52,11 +52,11 @@ pub fn open_at(ip: Option<IpAddr>, port: u16, name: &str) -> Endpoint {
     Endpoint::open(&config, std::sync::Arc::new(Knows(COOKIE))).unwrap()
 }
 
-/// An endpoint of the node `name` with a cookie of its own.
-pub fn open_with(name: &str, cookie: &'static [u8]) -> Endpoint {
+/// An endpoint of the node `name` that belongs to `node`.
+pub fn open_as(name: &str, node: impl Node) -> Endpoint {
     let ip = Some(Ipv4Addr::LOCALHOST.into());
     let config = EndpointConfig { ip, ports: vec![0], name: name.into(), home: None };
-    Endpoint::open(&config, Arc::new(Knows(cookie))).unwrap()
+    Endpoint::open(&config, Arc::new(node)).unwrap()
 }
 
 /// The cookie of the tests' nodes.
