@@ -5,8 +5,9 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, groups/0, end_per_testcase/2]).
--export([unknown_host/1, closed_port/1, silent_port/1, garbage_port/1, mirror_port/1, wrong_name/1, wrong_cookie/1,
-         illegal_name/1, short_name_with_dot/1, short_setuptime/1, one_line_for_many_dials/1]).
+-export([unknown_host/1, closed_port/1, silent_port/1, garbage_port/1, mirror_port/1, dns_port/1, other_quic/1,
+         http3_server/1, silent_server/1, later_acceptor/1, later_dialler/1, wrong_name/1, wrong_cookie/1,
+         name_of_a_live_node/1, illegal_name/1, short_name_with_dot/1, short_setuptime/1, one_line_for_many_dials/1]).
 -export([stranger/1, flood_of_connections/1]).
 -export([idle_link_stays/1, stopped_peer_goes_down/1, huge_message_is_life/1]).
 
@@ -24,7 +25,8 @@ all() ->
     [{group, dials}, {group, strangers}, {group, ticks}].
 
 groups() ->
-    [{dials, [unknown_host, closed_port, silent_port, garbage_port, mirror_port, wrong_name, wrong_cookie,
+    [{dials, [unknown_host, closed_port, silent_port, garbage_port, mirror_port, dns_port, other_quic, http3_server,
+              silent_server, later_acceptor, later_dialler, wrong_name, wrong_cookie, name_of_a_live_node,
               illegal_name, short_name_with_dot, short_setuptime, one_line_for_many_dials]},
      {strangers, [stranger, flood_of_connections]},
      %% They mostly wait, so they can do so together.
@@ -66,6 +68,56 @@ mirror_port(_) ->
     fails(start(unique("a")), node_at(Port), [Port]),
     Close().
 
+%% Something answers as a name server would: the same id, a flag, a reason.
+dns_port(_) ->
+    {Port, Close} = service(fun(<<Id:16, _:16, Rest/binary>>) -> [<<Id:16, 16#8181:16, Rest/binary>>] end),
+    fails(start(unique("a")), node_at(Port), [Port]),
+    Close().
+
+%% A server of another version of QUIC says so (RFC 9000, 17.2.1).
+other_quic(_) ->
+    {Port, Close} = service(fun negotiate/1),
+    fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "another version of QUIC"]),
+    Close().
+
+negotiate(<<1:1, _:7, _Version:32, N, Theirs:N/binary, M, Ours:M/binary, _/binary>>) ->
+    [<<16#c0, 0:32, M, Ours/binary, N, Theirs/binary, 16#6b3343cf:32>>];
+negotiate(_) ->
+    [].
+
+http3_server(_) ->
+    {Port, Close} = foreigner(["h3"]),
+    fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "a QUIC server of another protocol"]),
+    Close().
+
+%% It completes TLS as we do, and then has nothing to say.
+silent_server(_) ->
+    {Port, Close} = foreigner(["silent"]),
+    fails(start(unique("a")), node_at(Port), [Port, "did not answer in time"]),
+    Close().
+
+%% A node of the future, which has forgotten our version: dialled by us, and dialling us.
+later_acceptor(_) ->
+    {Port, Close} = foreigner(["offers", "7", "9"]),
+    fails(start(unique("a")), node_at(Port), [Port, "speaks versions 7 to 9", "same version of macula"]),
+    Close().
+
+later_dialler(_) ->
+    A = start(unique("a")),
+    {_, Port} = address(A),
+    Tool = macula_test_tool:start("foreigner", ["claims", "9", "127.0.0.1:" ++ integer_to_list(Port)]),
+    %% REFUSED, for its version.
+    ?assertEqual(<<"answered [0, 2, 4, 2]\n">>, macula_test_tool:ended(Tool, ?HANG)),
+    macula_test_node:await_said(A, "macula: refused 127.0.0.1:", ?HANG),
+    macula_test_node:await_said(A, "no protocol version in common", ?HANG),
+    ?assertEqual(pong, call(start(unique("well")), net_adm, ping, [name(A)])).
+
+%% A peer of another make, and a way to end it.
+foreigner(Args) ->
+    Tool = macula_test_tool:start("foreigner", Args),
+    <<"listening ", Port/binary>> = macula_test_tool:heard(Tool, ?HANG),
+    {string:trim(binary_to_list(Port)), fun() -> macula_test_tool:stop(Tool) end}.
+
 %% Another node is at that address.
 wrong_name(_) ->
     Port = integer_to_list(macula_test_node:free_port()),
@@ -80,12 +132,43 @@ wrong_cookie(_) ->
     B = start(unique("b"), #{cookie => "another_one"}),
     {NodeA, NodeB} = {name(A), name(B)},
     fails(A, NodeB, ["cookie is another one"]),
+    refuses(B, NodeA, "cookie is another one"),
     ?assertEqual(pang, call(B, net_adm, ping, [NodeA])),
+    refuses(A, NodeB, "cookie is another one"),
     ?assertNot(lists:member(NodeB, call(A, erlang, nodes, [connected]))),
     ?assertEqual([], call(B, erlang, nodes, [connected])),
     %% With the right one it works at once.
     true = call(A, erlang, set_cookie, [NodeB, another_one]),
     ?assertEqual(pong, call(A, net_adm, ping, [NodeB])).
+
+%% A second node of a name, on a machine that does not know of the first: it is refused by whoever is
+%% connected to the first, told so, and the first is not disturbed.
+name_of_a_live_node(Config) ->
+    Name = unique("b"),
+    {A, First} = {start(unique("a")), start(Name)},
+    connect(A, First),
+    Elsewhere = [{"XDG_RUNTIME_DIR", macula_test_node:scratch(Config)}, {"MACULA_HOME", macula_test_node:scratch(Config)}],
+    {_, Port} = address(A),
+    Peers = lists:flatten(io_lib:format("#{'~s' => \"127.0.0.1:~b\"}", [name(A), Port])),
+    Second = start(Name, #{env => Elsewhere, args => ["-macula", "peers", Peers]}),
+    ?assertEqual(name(First), name(Second)),
+    Os = macula_test_node:os_pid(First),
+    {Time, Answer} = timed(fun() -> call(Second, net_adm, ping, [name(A)]) end),
+    ?assertEqual(pang, Answer),
+    ?assert(Time < ?SETUP_MS + ?SLACK_MS, Time),
+    macula_test_node:await_said(Second, "a live node of that name is connected already", ?HANG),
+    macula_test_node:await_said(Second, "no other node runs under this node's name", ?HANG),
+    refuses(A, name(Second), "a live node of that name is connected already"),
+    ?assertEqual(integer_to_list(Os), call(A, erpc, call, [name(First), os, getpid, []])),
+    ?assertEqual([], call(Second, erlang, nodes, [connected])).
+
+%% The refusing side says whom it refused, and why.
+refuses(Server, Node, Why) ->
+    macula_test_node:await_said(Server, "macula: refused ", ?HANG),
+    [Line | _] = [Line || Line <- binary:split(macula_test_node:output(Server), <<"\n">>, [global]),
+                          binary:match(Line, <<"macula: refused ">>) =/= nomatch],
+    [?assertMatch({_, _}, binary:match(Line, iolist_to_binary(Text)), {Text, Line})
+     || Text <- [atom_to_binary(Node, utf8), Why]].
 
 illegal_name(_) ->
     fails_with(start(unique("a")), 'x@localhost:99999', ["cannot dial", "99999 is not a port"]).

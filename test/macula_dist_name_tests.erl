@@ -18,6 +18,7 @@ illegal_test_() ->
                           {'a@b@c', many_at_signs}, {'a@:1', empty_host},
                           {'a@h:', {bad_port, ""}}, {'a@h:0', {bad_port, "0"}},
                           {'a@h:65536', {bad_port, "65536"}}, {'a@h:x', {bad_port, "x"}},
+                          {'a@h:+1', {bad_port, "+1"}}, {"a@\x{301}@h", many_at_signs},
                           {'a@h:1:x', {bad_host, "h:1:x"}}, {'a@[::1', {bad_host, "[::1"}},
                           {'a@[h]:1', {bad_host, "h"}}, {'a@[::1]1', {bad_host, "[::1]1"}}]].
 

@@ -77,15 +77,27 @@ candidates({ok, Addresses}, Source, #race{tried = Tried} = Race) ->
 
 dial([], _, Race) ->
     Race;
-dial(Addresses, Source, #race{request = Request, dials = Dials, tried = Tried} = Race) ->
-    #{endpoint := Endpoint, node := Node, own_name := OwnName} = Request,
+dial(Addresses, Source, #race{dials = Dials, tried = Tried, failures = Failures} = Race) ->
     Id = erlang:unique_integer([positive]),
-    {ok, Dial} = macula_nif:dial(Endpoint, #{id => Id, addresses => Addresses,
-                                             target => atom_to_binary(Node, utf8),
-                                             name => OwnName,
-                                             cookie => macula_dist_cookie:with(Node),
-                                             timeout => max(1, left(Race) - ?REPORT_MS)}),
-    Race#race{dials = Dials#{Id => {Dial, Source}}, tried = Addresses ++ Tried}.
+    case start_dial(Id, Addresses, Race) of
+        {ok, Dial} ->
+            Race#race{dials = Dials#{Id => {Dial, Source}}, tried = Addresses ++ Tried};
+        {error, Reason} ->
+            Race#race{failures = [#{source => Source, reason => Reason} | Failures]}
+    end.
+
+%% A crash here would be reported with its arguments, and so with the cookie.
+start_dial(Id, Addresses, #race{request = Request} = Race) ->
+    #{endpoint := Endpoint, node := Node, own_name := OwnName} = Request,
+    try
+        macula_nif:dial(Endpoint, #{id => Id, addresses => Addresses,
+                                    target => atom_to_binary(Node, utf8),
+                                    name => OwnName,
+                                    cookie => macula_dist_cookie:with(Node),
+                                    timeout => max(1, left(Race) - ?REPORT_MS)})
+    catch
+        error:_ -> {error, not_running}
+    end.
 
 cancel(Dials) ->
     maps:foreach(fun(_, {Dial, _}) -> macula_nif:dial_cancel(Dial) end, Dials).

@@ -157,6 +157,7 @@ reason(timeout) -> "did not answer in time";
 reason(not_found) -> "not known there";
 reason(nxdomain) -> "no such host";
 reason(busy) -> "takes no new connections now";
+reason(not_running) -> "this node's endpoint does not run";
 reason(port_closed) -> "nothing listens there";
 reason(eaddrinuse) -> "the port is in use";
 reason(setup_timeout) -> "took longer than net_setuptime allows";

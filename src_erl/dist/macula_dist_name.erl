@@ -23,7 +23,7 @@ default_port() -> 4433.
 split(Node) when is_atom(Node) ->
     split(atom_to_list(Node));
 split(Node) ->
-    case string:split(Node, "@", all) of
+    case fields(Node, $@) of
         [_] -> {error, no_at_sign};
         ["", _] -> {error, empty_name};
         [_, ""] -> {error, empty_host};
@@ -50,13 +50,13 @@ parts(_, _, {error, _} = Error) ->
 
 %% Two colons make an IPv6 literal; it needs brackets only to carry a port.
 host_and_port("[" ++ Rest) ->
-    case string:split(Rest, "]") of
+    case fields(Rest, $]) of
         [Literal, ""] -> literal(Literal, default);
         [Literal, ":" ++ Port] -> with_port(literal(Literal, default), Port);
         _ -> {error, {bad_host, "[" ++ Rest}}
     end;
 host_and_port(Text) ->
-    case string:split(Text, ":", all) of
+    case fields(Text, $:) of
         [Host] -> {ok, host(Host), default};
         ["", _] -> {error, empty_host};
         [Host, Port] -> with_port({ok, host(Host), default}, Port);
@@ -76,12 +76,29 @@ literal(Text, Port) ->
     end.
 
 with_port({ok, Host, _}, Text) ->
-    case string:to_integer(Text) of
-        {Port, ""} when Port > 0, Port < 65536 -> {ok, Host, Port};
-        _ -> {error, {bad_port, Text}}
+    case port(Text) of
+        {ok, Port} -> {ok, Host, Port};
+        error -> {error, {bad_port, Text}}
     end;
 with_port({error, _} = Error, _) ->
     Error.
+
+%% Digits alone: a sign is none.
+port([Digit | _] = Text) when Digit >= $0, Digit =< $9 ->
+    case string:to_integer(Text) of
+        {Port, ""} when Port > 0, Port < 65536 -> {ok, Port};
+        _ -> error
+    end;
+port(_) ->
+    error.
+
+%% By code points. string:split/3 goes by what a reader takes for one character,
+%% so that an accent after the `@' would hide it.
+fields(Text, Separator) ->
+    case lists:splitwith(fun(Char) -> Char =/= Separator end, Text) of
+        {Field, [_ | Rest]} -> [Field | fields(Rest, Separator)];
+        {Field, []} -> [Field]
+    end.
 
 -spec format_error(error()) -> iolist().
 format_error(no_at_sign) -> "it has no '@'";

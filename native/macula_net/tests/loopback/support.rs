@@ -1,4 +1,4 @@
-//! What the tests share: endpoints, both sides of a link, a forwarder, and foreign QUIC peers.
+//! What the tests share: endpoints, both sides of a link, and a forwarder.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,20 +11,17 @@ use macula_net::{
     Incident, Link, Node, Owner, PacketWaiter, SendState,
 };
 use parking_lot::Mutex;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+#[path = "../shared/foreign.rs"]
+mod foreign;
+pub use foreign::{ALPN, foreign_client, foreign_server};
+
 /// What takes longer hangs.
 pub const HANG: Duration = Duration::from_secs(20);
-
-/// The protocol of links, for foreign peers that pretend to speak it.
-pub const ALPN: &[u8] = b"macula-dist";
 
 /// The result of `future`, which must come.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -57,6 +54,11 @@ pub fn open_at(ip: Option<IpAddr>, port: u16, name: &str) -> Endpoint {
 /// The configuration of the node `name`, with nothing but what it needs.
 pub fn config(ip: Option<IpAddr>, port: u16, name: &str) -> EndpointConfig {
     EndpointConfig { ip, ports: vec![port], name: name.into(), ..EndpointConfig::default() }
+}
+
+/// An endpoint of the node `name` that belongs to `node`.
+pub fn open_as(name: &str, node: impl Node) -> Endpoint {
+    Endpoint::open(&config(Some(Ipv4Addr::LOCALHOST.into()), 0, name), Arc::new(node)).unwrap()
 }
 
 /// The cookie of the tests' nodes.
@@ -369,88 +371,5 @@ async fn forward(
             tokio::time::sleep(delay).await;
             let _ = to.send_to(&datagram, target).await;
         });
-    }
-}
-
-fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-    let key = rcgen::generate_simple_self_signed(vec!["foreign".to_string()]).unwrap();
-    let der = PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
-    (key.cert.der().clone(), der)
-}
-
-fn ring() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// A plain QUIC server that speaks the protocols `alpn`.
-pub fn foreign_server(alpn: &[&[u8]]) -> (quinn::Endpoint, SocketAddr) {
-    let (certificate, key) = certificate();
-    let mut tls = rustls::ServerConfig::builder_with_provider(ring())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    tls.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
-    let config = QuicServerConfig::try_from(tls).unwrap();
-    let config = quinn::ServerConfig::with_crypto(Arc::new(config));
-    let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = server.local_addr().unwrap();
-    (server, address)
-}
-
-/// A plain QUIC client that speaks the protocol of links, with a key as they ask for.
-pub fn foreign_client() -> quinn::Endpoint {
-    let (certificate, key) = certificate();
-    let mut tls = rustls::ClientConfig::builder_with_provider(ring())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous))
-        .with_client_auth_cert(vec![certificate], key)
-        .unwrap();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    let config = QuicClientConfig::try_from(tls).unwrap();
-    let mut client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    client.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
-    client
-}
-
-/// Believes whatever a server shows.
-#[derive(Debug)]
-struct Credulous;
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -1,0 +1,64 @@
+//! The frame splitter: however a stream is cut into chunks, the same frames come out of it, and none
+//! is longer than allowed.
+//!
+//! An input is a byte that says how to cut, and the stream.
+
+use macula_core::dist::frame::{FrameReader, MAX_FRAME, Piece, TooLarge};
+
+/// The frames of a stream as far as they go, without what is in them twice.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Read {
+    /// Announced lengths, 0 for a tick.
+    lengths: Vec<usize>,
+    bodies: Vec<u8>,
+    whole: usize,
+    end: Option<TooLarge>,
+}
+
+pub fn run(input: &[u8]) {
+    let Some((&cut, stream)) = input.split_first() else { return };
+    let at_once = read([stream]);
+    let in_pieces = read(stream.chunks(usize::from(cut).max(1)));
+    assert_eq!(at_once, in_pieces);
+    let announced: usize = at_once.lengths.iter().sum();
+    assert!(at_once.bodies.len() <= announced);
+    // Headers and bodies are the whole stream, up to what could not be read.
+    let headers = 4 * (at_once.lengths.len() + usize::from(at_once.end.is_some()));
+    assert!(headers + at_once.bodies.len() <= stream.len());
+}
+
+fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Read {
+    let mut reader = FrameReader::default();
+    let mut read = Read::default();
+    // The end of a frame is told with what follows it, or with nothing.
+    for mut chunk in chunks.into_iter().chain([&[][..]]) {
+        loop {
+            match reader.next(&mut chunk) {
+                Ok(Some(piece)) => take(piece, &mut read),
+                Ok(None) => break,
+                Err(error) => {
+                    assert!(error.0 > MAX_FRAME);
+                    read.end = Some(error);
+                    return read;
+                }
+            }
+        }
+        assert!(chunk.is_empty(), "bytes are left behind");
+    }
+    read
+}
+
+fn take(piece: Piece<'_>, read: &mut Read) {
+    match piece {
+        Piece::Start(len) => {
+            assert!((1..=MAX_FRAME).contains(&len));
+            read.lengths.push(len);
+        }
+        Piece::Tick => read.lengths.push(0),
+        Piece::Body(bytes) => {
+            assert!(!bytes.is_empty());
+            read.bodies.extend_from_slice(bytes);
+        }
+        Piece::End => read.whole += 1,
+    }
+}

@@ -1,0 +1,28 @@
+//! What is fuzzed: every decoder that faces the network, with what must hold whatever arrives.
+//!
+//! A target panics when something does not hold. `./dev fuzz` looks for such input; what it has
+//! found worth keeping lies in `corpus/` and is replayed by `cargo test` (`macula_core`'s corpus
+//! test, which takes this file as a module of its own). A new target is a line in [`TARGETS`] and its
+//! corpus.
+
+mod between;
+mod datagram;
+mod frames;
+mod hello;
+
+/// A target's name and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    ("datagram", datagram::run),
+    ("frames", frames::run),
+    ("hello_acceptor", hello::acceptor),
+    ("hello_dialler", hello::dialler),
+    ("hello_between", between::run),
+];
+
+/// The target called `name`.
+pub fn target(name: &str) -> Option<Target> {
+    TARGETS.into_iter().find(|(target, _)| *target == name)
+}
