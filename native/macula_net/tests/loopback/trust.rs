@@ -62,3 +62,19 @@ async fn a_live_node_keeps_its_name() {
     to_b.link.send([framed(b"still here")], 1);
     assert_eq!(input.frames(1).await, vec![b"still here".to_vec()]);
 }
+
+/// A resumed session spares the certificates, not the proof.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_resumes_a_session_proves_the_cookie_again() {
+    let (a, b) = (open("a"), open("b"));
+    dial(&a, &[b.address()], "b").await.unwrap();
+    let full = counter(&a, "full_handshakes");
+    let forgot = DialRequest {
+        cookie: Cookie::new(b"another".to_vec()),
+        ..request(&[b.address()], "b", HANG)
+    };
+    let failures = soon("a dial", a.dial(forgot)).await.err().unwrap();
+    assert_eq!(failures, [(b.address(), DialError::Refused(Refusal::Proof))]);
+    dial(&a, &[b.address()], "b").await.unwrap();
+    assert_eq!(counter(&a, "full_handshakes"), full, "the session was not resumed");
+}
