@@ -209,7 +209,7 @@ flags() ->
 
 -spec ebins() -> [string()].
 ebins() ->
-    ["-pa" | lists:usort([filename:dirname(code:which(M)) || M <- [macula_nif, ?MODULE, netlab_probe]])].
+    ["-pa" | lists:usort([filename:dirname(code:which(M)) || M <- [macula_nif, ?MODULE, netlab]])].
 
 -spec cookie() -> string().
 cookie() -> "macula_test_" ++ os:getpid().
