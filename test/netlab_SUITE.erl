@@ -13,7 +13,8 @@
          hole_punching/1]).
 -export([cut_and_heal/1, retuned/1, new_address/1, rebinding/1, new_address_of_a_nat/1,
          stopped_host/1]).
--export([labs_side_by_side/1, removed_after_end/1, swept/1, captures/1, what_is_wrong_is_named/1]).
+-export([labs_side_by_side/1, removed_after_end/1, swept/1, captures/1, shell/1,
+         what_is_wrong_is_named/1]).
 -export([macula_over_wan/1]).
 
 -import(macula_test_node, [start/2, call/2, call/4, name/1, wait_until/1, unique/1, full/2, scratch/1]).
@@ -35,7 +36,7 @@ groups() ->
      {nats, [mapping_and_filtering, strangers_do_not_disturb, udp_is_blocked, mappings_expire,
              hole_punching]},
      {changes, [cut_and_heal, retuned, new_address, rebinding, new_address_of_a_nat, stopped_host]},
-     {life, [labs_side_by_side, removed_after_end, swept, captures, what_is_wrong_is_named]},
+     {life, [labs_side_by_side, removed_after_end, swept, captures, shell, what_is_wrong_is_named]},
      {macula, [macula_over_wan]}].
 
 init_per_suite(Config) ->
@@ -115,7 +116,7 @@ delay_and_loss(_) ->
     Count = full(100_000, 10_000),
     [begin
          Lab = netlab:start(wan, #{delay => Delay, loss => Loss}),
-         Arrivals = probe(Lab, Count, 5),
+         Arrivals = probe(Lab, Count, 10),
          Delays = [Took || {_, Took} <- Arrivals],
          Lost = 1 - length(Arrivals) / Count,
          ct:pal("set ~b ms, ~p lost; measured over ~b probes: median ~.3f ms, p1 ~.3f, p99 ~.3f, ~.4f lost",
@@ -133,7 +134,7 @@ delay_and_loss(_) ->
 %% Delays spread as far as set, to both sides of the median, and nothing overtakes anything.
 jitter_keeps_order(_) ->
     Lab = netlab:start(wan, #{delay => 20, jitter => 8, loss => 0}),
-    Arrivals = probe(Lab, full(10_000, 2_000), 1),
+    Arrivals = probe(Lab, full(10_000, 1_000), 1),
     Delays = [Took || {_, Took} <- Arrivals],
     Numbers = [Number || {Number, _} <- Arrivals],
     ct:pal("delay 20 ms, jitter 8 ms: p1 ~.3f ms, median ~.3f, p99 ~.3f",
@@ -142,16 +143,16 @@ jitter_keeps_order(_) ->
     ?assert(lists:min(Delays) >= 12),
     ?assert(percentile(99, Delays) - percentile(1, Delays) > 4),
     %% Alone on the wire a packet waits for none before it.
-    Sparse = [Took || {_, Took} <- probe(Lab, full(2_000, 200), 1, 18)],
+    Sparse = [Took || {_, Took} <- probe(Lab, full(2_000, 150), 1, 18)],
     ct:pal("sparse: p1 ~.3f ms, median ~.3f, p99 ~.3f", [percentile(P, Sparse) || P <- [1, 50, 99]]),
     ?assert(percentile(99, Sparse) - percentile(1, Sparse) > 12),
-    ?assert(abs(percentile(50, Sparse) - 20) < full(1.0, 2.0)).
+    ?assert(abs(percentile(50, Sparse) - 20) < full(1.0, 3.0)).
 
 %% As many as set arrive after ones that were sent later (reordered as in RFC 4737).
 reordering(_) ->
     Count = full(100_000, 10_000),
     Lab = netlab:start(wan, #{delay => 5, loss => 0, reorder => 0.1, reorder_by => 10}),
-    Numbers = [Number || {Number, _} <- probe(Lab, Count, 5)],
+    Numbers = [Number || {Number, _} <- probe(Lab, Count, 10)],
     {_, Late} = lists:foldl(fun(Number, {Highest, N}) when Number < Highest -> {Highest, N + 1};
                                (Number, {_, N}) -> {Number, N}
                             end, {-1, 0}, Numbers),
@@ -161,19 +162,18 @@ reordering(_) ->
 
 %% More than fits is offered: what arrives is what was set, and the rest found the queue full.
 rate(_) ->
-    Megabits = 40,
-    Lab = netlab:start(wan, #{delay => 0, loss => 0, rate => Megabits, queue => 20}),
-    Size = 1400,
-    Arrivals = probe(Lab, full(40_000, 8_000), 10, 1, Size),
+    {Megabits, Queue, Size} = {40, 200, 1400},
+    Lab = netlab:start(wan, #{delay => 0, loss => 0, rate => Megabits, queue => Queue}),
+    Arrivals = probe(Lab, full(100_000, 20_000), 40, 1, Size),
     {First, Last} = {element(3, hd(Arrivals)), element(3, lists:last(Arrivals))},
-    %% An Ethernet header more than the IP packet.
+    %% On the wire an Ethernet header comes before the IP packet.
     Measured = (length(Arrivals) - 1) * (Size + 14) * 8 / ((Last - First) / 1_000),
     #{up := #{queue_full := Dropped}} = netlab:counters(Lab, a),
     ct:pal("rate ~b Mbit/s: ~.2f; ~b dropped", [Megabits, Measured, Dropped]),
     ?assert(abs(Measured - Megabits) < Megabits / 20),
     ?assert(Dropped > 0),
-    %% None waited for longer than the queue is long, and a packet's own time.
-    ?assert(percentile(95, [Took || {_, Took, _} <- Arrivals]) < 20 + 10).
+    %% Without an end of the queue the last would have waited for seconds.
+    ?assert(percentile(95, [Took || {_, Took, _} <- Arrivals]) < 2 * Queue).
 
 %% One way bad, the other good.
 each_way_by_itself(_) ->
@@ -190,26 +190,31 @@ each_way_by_itself(_) ->
     await(B, [<<"up">>, <<"up again">>]),
     ?assertEqual([], netlab_probe:received(A)).
 
-%% The same packets, lost by the same seed; others by another.
+%% The same packets, lost by the same seed; others by another; and the same again when set again.
 same_seed_same_fates(_) ->
-    [One, Again, Other] = [survivors(Seed) || Seed <- [7, 7, 8]],
-    ?assertEqual(One, Again),
+    [[One, One], [One, One], [Other, Other]] = [survivors(Seed) || Seed <- [7, 7, 8]],
     ?assertNotEqual(One, Other).
 
 %% Without neighbour discovery, whose packets come when they like, and would be decided about too.
 survivors(Seed) ->
-    Net = #{type => wire, subnet6 => none},
-    Lab = netlab:start(#{nets => #{wire => Net}, hosts => #{a => {wire, #{}}, b => wire}}, #{seed => Seed}),
-    [begin
-         {0, Link} = netlab:exec(Lab, Other, ["cat", "/sys/class/net/eth0/address"]),
-         {0, _} = netlab:exec(Lab, Host, ["ip", "neigh", "replace", inet:ntoa(netlab:address(Lab, Other)),
-                                          "lladdr", string:trim(binary_to_list(Link)), "dev", "eth0"]),
-         {0, _} = netlab:exec(Lab, Host, ["sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"])
-     end || {Host, Other} <- [{a, b}, {b, a}]],
-    ok = netlab:change(Lab, {set, a, #{loss => 0.5}}),
-    Numbers = [Number || {Number, _} <- probe(Lab, 500, 5)],
+    Lab = netlab:start(#{nets => #{wire => #{type => wire, subnet6 => none}},
+                         hosts => #{a => {wire, #{}}, b => wire}}, #{seed => Seed}),
+    [knows_neighbour(Lab, Host, Other) || {Host, Other} <- [{a, b}, {b, a}]],
+    {From, To, Address} = pair(Lab, []),
+    Survivors = [begin
+                     ok = netlab:change(Lab, {set, a, #{loss => 0.5}}),
+                     ok = netlab_probe:forget(To),
+                     ok = send_numbered(From, Address, 500, 10, 1, 64),
+                     [Number || {Number, _, _} <- arrived(To)]
+                 end || _ <- [1, 2]],
     ok = netlab:stop(Lab),
-    Numbers.
+    Survivors.
+
+knows_neighbour(Lab, Host, Other) ->
+    Run = fun(Where, Command) -> {0, Output} = netlab:exec(Lab, Where, Command), Output end,
+    Link = string:trim(binary_to_list(Run(Other, ["cat", "/sys/class/net/eth0/address"]))),
+    Run(Host, ["sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"]),
+    Run(Host, ["ip", "neigh", "replace", inet:ntoa(netlab:address(Lab, Other)), "lladdr", Link, "dev", "eth0"]).
 
 %%% NATs
 
@@ -232,32 +237,38 @@ strangers_do_not_disturb(_) ->
     [begin
          Inner = netlab_probe:open(Lab, host(Kind), []),
          {_, Port} = netlab_probe:address(Inner),
-         [ok = netlab_probe:send(public(Lab, q), {netlab:address(Lab, nat(Kind)), Port}, <<"early">>)
+         [ok = netlab_probe:send(public(Lab, q), {netlab:address(Lab, called(Kind, x, "_nat")), Port}, <<"early">>)
           || _ <- lists:seq(1, 3)],
          timer:sleep(?GRACE),
          ?assertEqual({Kind, endpoint_independent}, {Kind, mapping(Lab, Inner)}),
          ?assertEqual([], netlab_probe:received(Inner))
      end || Kind <- kinds() -- [symmetric]].
 
-%% A home behind each kind of NAT, hosts p and q outside.
+%% Two homes, x and y, behind each kind of NAT, and hosts p and q outside.
 every_kind() ->
     Home = #{subnet => "192.168.1.0/24", subnet6 => none},
-    #{nets => maps:from_list([{internet, #{subnet => "203.0.113.0/24"}} | [{home(Kind), Home} || Kind <- kinds()]]),
-      hosts => maps:from_list([{p, internet}, {q, internet} | [{host(Kind), home(Kind)} || Kind <- kinds()]]),
-      routers => maps:from_list([{nat(Kind), #{inside => home(Kind), outside => internet, nat => Kind}}
-                                 || Kind <- kinds()])}.
+    Homes = [{Kind, Side} || Kind <- kinds(), Side <- [x, y]],
+    Home_ = fun({Kind, Side}) -> called(Kind, Side, "_home") end,
+    #{nets => maps:from_list([{internet, #{subnet => "203.0.113.0/24"}} | [{Home_(H), Home} || H <- Homes]]),
+      hosts => maps:from_list([{p, internet}, {q, internet}
+                               | [{host(Kind, Side), Home_(H)} || {Kind, Side} = H <- Homes]]),
+      routers => maps:from_list([{called(Kind, Side, "_nat"), #{inside => Home_(H), outside => internet, nat => Kind}}
+                                 || {Kind, Side} = H <- Homes])}.
 
-%% The host behind that NAT, its home, and the NAT.
-host(Kind) -> list_to_atom(hd(string:split(atom_to_list(Kind), "_"))).
-home(Kind) -> list_to_atom(atom_to_list(host(Kind)) ++ "_home").
-nat(Kind) -> list_to_atom(atom_to_list(host(Kind)) ++ "_nat").
+%% The host behind that NAT.
+host(Kind) -> host(Kind, x).
+
+host(Kind, Side) -> called(Kind, Side, "").
+
+called(Kind, Side, What) ->
+    list_to_atom(hd(string:split(atom_to_list(Kind), "_")) ++ "_" ++ atom_to_list(Side) ++ What).
 
 %% Whether a socket has one outer address for all, for each address, or for each address and port.
 mapping(Lab, Host) when is_atom(Host) ->
     mapping(Lab, netlab_probe:open(Lab, Host, []));
 mapping(Lab, Inner) ->
     Outside = [public(Lab, p), public(Lab, p), public(Lab, q)],
-    case [outer(Lab, Inner, To) || To <- Outside] of
+    case [outer(Inner, To) || To <- Outside] of
         [Same, Same, Same] -> endpoint_independent;
         [Same, Same, _] -> address_dependent;
         [_, _, _] -> address_and_port_dependent
@@ -267,7 +278,7 @@ mapping(Lab, Inner) ->
 filtering(Lab, Host) ->
     Inner = netlab_probe:open(Lab, Host, []),
     [Known, OtherPort, OtherHost] = [public(Lab, p), public(Lab, p), public(Lab, q)],
-    Outer = outer(Lab, Inner, Known),
+    Outer = outer(Inner, Known),
     [ok = netlab_probe:send(Probe, Outer, Name)
      || {Probe, Name} <- [{OtherHost, <<"other host">>}, {OtherPort, <<"other port">>}, {Known, <<"known">>}]],
     wait_until(fun() -> lists:member(<<"known">>, data(Inner)) end),
@@ -282,7 +293,7 @@ public(Lab, Host) ->
     netlab_probe:open(Lab, Host, [{ip, netlab:address(Lab, Host)}]).
 
 %% The address under which a public probe sees the inner one.
-outer(_, Inner, Public) ->
+outer(Inner, Public) ->
     Token = integer_to_binary(erlang:unique_integer([positive])),
     ok = netlab_probe:send(Inner, netlab_probe:address(Public), Token),
     wait_until(fun() -> lists:member(Token, data(Public)) end),
@@ -307,43 +318,59 @@ udp_is_blocked(_) ->
 %% A mapping that is not used goes: nobody gets in by it any more.
 mappings_expire(_) ->
     Seconds = 2,
+    Flows = [begin
+                 Lab = netlab:start(two_nats, #{nat => Kind, mapping_timeout => Seconds}),
+                 {Inner, Public} = {netlab_probe:open(Lab, a, []), public(Lab, p)},
+                 Outer = outer(Inner, Public),
+                 ok = netlab_probe:send(Public, Outer, <<"in time">>),
+                 await(Inner, [<<"in time">>]),
+                 {Inner, Public, Outer}
+             end || Kind <- [full_cone, port_restricted]],
+    timer:sleep((Seconds + 2) * 1000),
+    [ok = netlab_probe:send(Public, Outer, <<"too late">>) || {_, Public, Outer} <- Flows],
+    timer:sleep(?GRACE),
     [begin
-         Lab = netlab:start(two_nats, #{nat => Kind, mapping_timeout => Seconds}),
-         Inner = netlab_probe:open(Lab, a, []),
-         Public = public(Lab, p),
-         Outer = outer(Lab, Inner, Public),
-         ok = netlab_probe:send(Public, Outer, <<"in time">>),
-         await(Inner, [<<"in time">>]),
-         timer:sleep((Seconds + 2) * 1000),
-         ok = netlab_probe:send(Public, Outer, <<"too late">>),
-         timer:sleep(?GRACE),
          ?assertEqual([<<"in time">>], data(Inner)),
-         _ = outer(Lab, Inner, Public)
-     end || Kind <- [full_cone, port_restricted]].
+         %% Whoever sends has one again.
+         ok = netlab_probe:send(Public, outer(Inner, Public), <<"again">>),
+         await(Inner, [<<"in time">>, <<"again">>])
+     end || {Inner, Public, _} <- Flows].
 
-%% Two hosts that know each other's outer address, as p sees it, and both send to it, get through
-%% where ports alone allow it, and nowhere else.
+%% Two hosts that know each other's outer address, as p sees it, and both send to it: who hears whom,
+%% and whether both do once they answer to where it came from.
 hole_punching(_) ->
-    Cones = kinds() -- [symmetric],
-    Expected = [{{A, B}, true} || A <- Cones, B <- Cones, A =< B]
-        ++ [{{full_cone, symmetric}, false}, {{port_restricted, symmetric}, false},
-            {{symmetric, symmetric}, false}],
-    ?assertEqual(Expected, [{Pair, punches(Pair)} || {Pair, _} <- Expected]).
+    Lab = netlab:start(every_kind()),
+    Found = [{A, B, punches(Lab, host(A, x), host(B, y))} || A <- kinds(), B <- kinds(), A =< B],
+    ct:pal("~p", [Found]),
+    Expected = [{A, B, {ports_alone(A, B), answering(A, B)}} || {A, B, _} <- Found],
+    ?assertEqual(Expected, Found).
 
-punches(Nats) ->
-    Lab = netlab:start(two_nats, #{nat => Nats}),
-    [A, B] = Hosts = [netlab_probe:open(Lab, Host, []) || Host <- [a, b]],
+%% A symmetric NAT sends from a port that nobody has seen before.
+ports_alone(A, B) ->
+    not lists:member(symmetric, [A, B]).
+
+%% Who lets in any port of a host hears it all the same.
+answering(A, symmetric) -> lists:member(A, [full_cone, address_restricted]);
+answering(_, _) -> true.
+
+punches(Lab, HostA, HostB) ->
+    Hosts = [A, B] = [netlab_probe:open(Lab, Host, []) || Host <- [HostA, HostB]],
     Public = public(Lab, p),
-    [OuterA, OuterB] = [outer(Lab, Host, Public) || Host <- Hosts],
+    [OuterA, OuterB] = [outer(Host, Public) || Host <- Hosts],
     [begin
          ok = netlab_probe:send(A, OuterB, <<"punch">>),
          ok = netlab_probe:send(B, OuterA, <<"punch">>),
          timer:sleep(20)
      end || _ <- lists:seq(1, 5)],
     timer:sleep(?GRACE),
-    Both = [data(Host) =/= [] || Host <- Hosts],
-    ok = netlab:stop(Lab),
-    Both =:= [true, true].
+    ByPortsAlone = both_hear(Hosts),
+    [netlab_probe:send(Host, From, <<"answer">>)
+     || Host <- Hosts, From <- lists:usort([From || {From, _} <- netlab_probe:received(Host)])],
+    timer:sleep(?GRACE),
+    {ByPortsAlone, both_hear(Hosts)}.
+
+both_hear(Hosts) ->
+    lists:all(fun(Host) -> data(Host) =/= [] end, Hosts).
 
 %%% Changes
 
@@ -367,7 +394,7 @@ cut_and_heal(_) ->
 %% Another delay from the next packet on.
 retuned(_) ->
     Lab = netlab:start(wan, #{delay => 5, loss => 0}),
-    Median = fun() -> percentile(50, [Took || {_, Took} <- probe(Lab, 200, 1)]) end,
+    Median = fun() -> percentile(50, [Took || {_, Took} <- probe(Lab, 200, 5)]) end,
     Short = Median(),
     ok = netlab:change(Lab, {set, a, #{delay => 60}}),
     Long = Median(),
@@ -393,13 +420,13 @@ rebinding(_) ->
     [begin
          Lab = netlab:start(two_nats, #{nat => Kind}),
          {Inner, Public} = {netlab_probe:open(Lab, a, []), public(Lab, p)},
-         Before = outer(Lab, Inner, Public),
+         Before = outer(Inner, Public),
          [begin
               ok = netlab:change(Lab, {rebind, nat_a}),
               ok = netlab_probe:send(Public, Before, <<"to the old one">>),
               timer:sleep(?GRACE),
               ?assertEqual([], data(Inner)),
-              {Ip, Port} = outer(Lab, Inner, Public),
+              {Ip, Port} = outer(Inner, Public),
               ?assertEqual({Kind, element(1, Before)}, {Kind, Ip}),
               ?assertNotEqual({Kind, element(2, Before)}, {Kind, Port}),
               ok = netlab_probe:send(Public, {Ip, Port}, <<"to the new one">>),
@@ -408,7 +435,7 @@ rebinding(_) ->
               %% It is still the NAT it was.
               ?assertEqual(expected_mapping(Kind), mapping(Lab, a)),
               ?assertEqual(expected_filtering(Kind), filtering(Lab, a))
-          end || _ <- [1, 2]],
+          end || _ <- lists:seq(1, full(3, 1))],
          ok = netlab:stop(Lab)
      end || Kind <- kinds()].
 
@@ -423,9 +450,9 @@ expected_filtering(_) -> address_and_port_dependent.
 new_address_of_a_nat(_) ->
     Lab = netlab:start(two_nats),
     {Inner, Public} = {netlab_probe:open(Lab, a, []), public(Lab, p)},
-    {Old, _} = outer(Lab, Inner, Public),
+    {Old, _} = outer(Inner, Public),
     ok = netlab:change(Lab, {readdress, nat_a}),
-    {New, _} = outer(Lab, Inner, Public),
+    {New, _} = outer(Inner, Public),
     ?assertNotEqual(Old, New),
     ?assertEqual(New, netlab:address(Lab, nat_a)).
 
@@ -509,6 +536,26 @@ contains(File, Text) ->
         {error, enoent} -> false
     end.
 
+%% What `./dev lab' opens, with its commands.
+shell(Config) ->
+    Commands = filename:join(scratch(Config), "commands"),
+    ok = file:write_file(Commands, ["lab machines; lab on b sh -c 'echo here is $NETLAB_HOST'\n"
+                                    "lab cut a && ping -c 1 -W 1 b >/dev/null || echo it is cut\n"
+                                    "lab heal a && ping -c 1 -W 5 b >/dev/null && echo it is healed\n"
+                                    "lab set a delay=1 && lab readdress b && lab address b\n"
+                                    "lab burn a || echo no such command\n"]),
+    Folder = netlab_os:source_folder(),
+    {0, Said} = netlab_os:try_run(["sh", "-c", "sh \"$0\" \"$1\" wan delay=3 loss=0 <\"$2\"",
+                                   filename:join(Folder, "shell.sh"), filename:dirname(code:which(netlab)),
+                                   Commands]),
+    ct:log("~ts", [Said]),
+    [?assertMatch({_, _}, binary:match(Said, Text), {Text, Said})
+     || Text <- [<<"a b\n">>, <<"here is b">>, <<"it is cut">>, <<"it is healed">>, <<"10.0.0.13 fd00::d">>,
+                 <<"unknown_change">>, <<"no such command">>]],
+    {1, Error} = netlab_os:try_run(["sh", filename:join(Folder, "shell.sh"),
+                                    filename:dirname(code:which(netlab)), "nowhere"]),
+    ?assertMatch({_, _}, binary:match(Error, <<"no_such_scenario">>)).
+
 what_is_wrong_is_named(_) ->
     ?assertError({no_such_scenario, nowhere, [_ | _]}, netlab:start(nowhere)),
     [?assertError({bad_scenario, Where, _}, netlab:start(Scenario))
@@ -546,7 +593,7 @@ macula_over_wan(Config) ->
     [A, B] = [start(unique(atom_to_list(Host)),
                     #{within => netlab:within(Lab, Host), host => atom_to_list(Host)}) || Host <- [a, b]],
     ?assertEqual(pong, call(A, net_adm, ping, [name(B)])),
-    Count = 600,
+    Count = 500,
     Collector = macula_test_node:cast(B, fun() -> collect(self(), []) end),
     _ = macula_test_node:cast(A, fun() -> stream(Collector, Count) end),
     wait_until(fun() -> collected(B, Collector) > 50 end),
@@ -606,22 +653,30 @@ probe(Lab, Count, AtOnce, Every, Size) ->
     wait_until(fun() -> netlab_probe:send(From, Address, <<"warm up">>), data(To) =/= [] end),
     timer:sleep(?GRACE),
     ok = netlab_probe:forget(To),
-    _ = process_flag(priority, high),
+    ok = send_numbered(From, Address, Count, AtOnce, Every, Size),
+    Arrived = arrived(To),
+    [ok = netlab_probe:close(Probe) || Probe <- [From, To]],
+    Arrived.
+
+send_numbered(From, Address, Count, AtOnce, Every, Size) ->
+    Priority = process_flag(priority, high),
     [begin
          Sent = erlang:monotonic_time(nanosecond),
          ok = netlab_probe:send(From, Address, [<<Number:64, Sent:64/signed>> | payload(Size - 16)]),
          Number rem AtOnce =/= 0 orelse timer:sleep(Every)
      end || Number <- lists:seq(1, Count)],
-    _ = process_flag(priority, normal),
-    await_quiet(To, -1),
-    Arrivals = [{Number, (At - Sent) / 1_000_000, At}
-                || {At, _, <<Number:64, Sent:64/signed, _/binary>>} <- netlab_probe:arrivals(To)],
-    [ok = netlab_probe:close(Probe) || Probe <- [From, To]],
-    Arrivals.
+    _ = process_flag(priority, Priority),
+    ok.
 
-%% Until nothing has come for a while.
+%% Number, ms it took, and when it came, of each numbered datagram, in the order they came.
+arrived(Probe) ->
+    await_quiet(Probe, -1),
+    [{Number, (At - Sent) / 1_000_000, At}
+     || {At, _, <<Number:64, Sent:64/signed, _/binary>>} <- netlab_probe:arrivals(Probe)].
+
+%% Until nothing has come for longer than any link here delays.
 await_quiet(Probe, Count) ->
-    timer:sleep(500),
+    timer:sleep(250),
     case length(netlab_probe:received(Probe)) of
         Count -> ok;
         More -> await_quiet(Probe, More)

@@ -60,8 +60,8 @@ requires() ->
             {skip, "the network lab needs Linux"}
     end.
 
-%% @doc The scenarios there are, each with a line about it.
--spec scenarios() -> [{name(), string()}].
+%% @doc The scenarios there are, each with some lines about it.
+-spec scenarios() -> [{name(), [string()]}].
 scenarios() ->
     netlab_scenario:names().
 

@@ -23,8 +23,9 @@ executable() ->
 %% @doc Makes both interfaces, with a good link between them that belongs to the caller.
 -spec start(side(), side(), Seed :: non_neg_integer()) -> wire().
 start({NamespaceA, InterfaceA}, {NamespaceB, InterfaceB}, Seed) ->
-    Wire = open_port({spawn_executable, executable()},
-                     [{args, ["/run/netns/" ++ NamespaceA, InterfaceA,
+    %% Before others, since what it does late looks like the link.
+    Wire = open_port({spawn_executable, netlab_os:executable("nice")},
+                     [{args, ["-n", "-15", executable(), "/run/netns/" ++ NamespaceA, InterfaceA,
                               "/run/netns/" ++ NamespaceB, InterfaceB, integer_to_list(Seed)]},
                       {line, 1024}, exit_status, hide]),
     ok = expect_ok(answer(Wire)),

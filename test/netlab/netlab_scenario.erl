@@ -32,7 +32,8 @@
                   used := #{name() => pos_integer()}}.
 
 %% An interface of a switch is called like the machine behind it, and Linux allows 15 characters.
--define(MAX_NAME, 15).
+-define(MAX_MACHINE_NAME, 15).
+-define(MAX_NET_NAME, 30).
 -define(ROUTER_NUMBER, 1).
 -define(FIRST_NUMBER, 11).
 %% What IPv6 asks of every link, and what an IP packet can hold.
@@ -48,15 +49,17 @@
 
 %%% Files
 
-%% @doc The scenarios there are, each with its first line of explanation.
--spec names() -> [{name(), string()}].
+%% @doc The scenarios there are, each with what it says about itself.
+-spec names() -> [{name(), [string()]}].
 names() ->
     [{list_to_atom(filename:basename(File, ".scenario")), explanation(File)}
      || File <- lists:sort(filelib:wildcard(filename:join(folder(), "*.scenario")))].
 
+%% The comment it begins with.
 explanation(File) ->
     {ok, Text} = file:read_file(File),
-    string:trim(unicode:characters_to_list(hd(binary:split(Text, <<"\n">>))), leading, "% ").
+    Lines = string:split(unicode:characters_to_list(Text), "\n", all),
+    [string:trim(Line, leading, "% ") || Line <- lists:takewhile(fun(Line) -> hd(Line ++ " ") =:= $% end, Lines)].
 
 %% @doc A scenario file is Erlang that ends in a scenario, and finds its options in `Options'.
 -spec read(name(), map()) -> {ok, scenario()} | {error, term()}.
@@ -134,7 +137,7 @@ members(Net, #{machines := Machines}) ->
 
 nets(Nets) ->
     Numbered = lists:zip(lists:seq(0, maps:size(Nets) - 1), lists:sort(maps:to_list(Nets))),
-    maps:from_list([{Name, net(Number, name(Name), Net)} || {Number, {Name, Net}} <- Numbered]).
+    maps:from_list([{Name, net(Number, name(Name, ?MAX_NET_NAME), Net)} || {Number, {Name, Net}} <- Numbered]).
 
 net(Number, Name, Net) ->
     ok = known_keys({net, Name}, Net, [type, mtu, tcp, subnet, subnet6]),
@@ -163,7 +166,7 @@ subnet(Where, Text) ->
 %%% Machines, each with the nets it wants to be on
 
 hosts(Hosts) ->
-    [#{name => name(Name), kind => host, attachments => host_attachments(Name, Given)}
+    [#{name => name(Name, ?MAX_MACHINE_NAME), kind => host, attachments => host_attachments(Name, Given)}
      || {Name, Given} <- lists:sort(maps:to_list(Hosts))].
 
 host_attachments(Name, Given) when is_list(Given), Given =/= [] ->
@@ -173,7 +176,7 @@ host_attachments(Name, Given) ->
     host_attachments(Name, [Given]).
 
 routers(Routers) ->
-    [router(name(Name), Given) || {Name, Given} <- lists:sort(maps:to_list(Routers))].
+    [router(name(Name, ?MAX_MACHINE_NAME), Given) || {Name, Given} <- lists:sort(maps:to_list(Routers))].
 
 %% The interfaces are called what the rules of netlab_nat call them.
 router(Name, Given) ->
@@ -286,13 +289,13 @@ value(Where, Key, Value) -> number({Where, Key}, Value, 0, 60_000).
 
 %%% Checks
 
-name(Name) when is_atom(Name) ->
+name(Name, Max) when is_atom(Name) ->
     Text = atom_to_list(Name),
     case re:run(Text, "^[a-z][a-z0-9_]*$") of
-        {match, _} when length(Text) =< ?MAX_NAME -> Name;
-        _ -> bad(Name, {name_expected, "a-z, 0-9 and _, up to 15 characters"})
+        {match, _} when length(Text) =< Max -> Name;
+        _ -> bad(Name, {name_expected, "a-z, 0-9 and _", {at_most, Max}})
     end;
-name(Other) ->
+name(Other, _) ->
     bad(Other, {name_expected, "an atom"}).
 
 known_keys(Where, Map, Known) when is_map(Map) ->

@@ -40,19 +40,27 @@ pub struct Counters {
 /// One direction, as those who change and read it see it.
 #[derive(Debug, Default)]
 pub struct Settings {
-    impairment: Mutex<Impairment>,
+    current: Mutex<Setting>,
     /// What happened.
     pub counters: Counters,
 }
 
+/// An impairment, numbered by how many were set before it.
+#[derive(Clone, Debug, Default)]
+struct Setting {
+    number: u64,
+    impairment: Impairment,
+}
+
 impl Settings {
-    /// Holds from the next frame on.
+    /// Holds from the next frame on, with fates drawn from the start.
     pub fn set(&self, impairment: Impairment) {
-        *self.impairment.lock().unwrap_or_else(PoisonError::into_inner) = impairment;
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Setting { number: current.number + 1, impairment };
     }
 
-    fn get(&self) -> Impairment {
-        self.impairment.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn get(&self) -> Setting {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -61,6 +69,7 @@ pub struct Forwarder {
     from: Arc<Tap>,
     to: Arc<Tap>,
     settings: Arc<Settings>,
+    setting: Setting,
     direction: Direction,
     start: Instant,
     held: Held,
@@ -73,6 +82,7 @@ impl Forwarder {
             from,
             to,
             settings,
+            setting: Setting::default(),
             direction: Direction::new(seed),
             start: Instant::now(),
             held: Held::default(),
@@ -86,8 +96,9 @@ impl Forwarder {
         let mut frame = vec![0; MAX_FRAME];
         loop {
             self.hand_over_what_is_due();
-            self.wait()?;
-            self.take(&mut frame)?;
+            if !self.take(&mut frame)? {
+                self.wait()?;
+            }
         }
     }
 
@@ -108,21 +119,30 @@ impl Forwarder {
         }
     }
 
-    fn take(&mut self, frame: &mut [u8]) -> io::Result<()> {
-        let impairment = self.settings.get();
+    /// Whether there may be more.
+    fn take(&mut self, frame: &mut [u8]) -> io::Result<bool> {
         for _ in 0..BATCH {
-            let Some(bytes) = self.from.receive(frame)? else { break };
+            let Some(bytes) = self.from.receive(frame)? else { return Ok(false) };
+            self.obey();
             if let Some(frame) = frame.get(..bytes) {
-                self.send(&impairment, frame);
+                self.send(frame);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn send(&mut self, impairment: &Impairment, frame: &[u8]) {
+    fn obey(&mut self) {
+        let setting = self.settings.get();
+        if setting.number != self.setting.number {
+            self.direction.restart();
+            self.setting = setting;
+        }
+    }
+
+    fn send(&mut self, frame: &[u8]) {
         let counters = &self.settings.counters;
         let now = self.start.elapsed();
-        match self.direction.send(impairment, now, frame.len()) {
+        match self.direction.send(&self.setting.impairment, now, frame.len()) {
             Fate::Lost => count(&counters.lost),
             Fate::QueueFull => count(&counters.queue_full),
             Fate::Arrives(at) if at <= now => {

@@ -57,6 +57,7 @@ pub enum Fate {
 /// One direction of a link.
 #[derive(Debug)]
 pub struct Direction {
+    seed: u64,
     random: SplitMix64,
     /// When the wire is free again.
     free: Duration,
@@ -67,7 +68,12 @@ pub struct Direction {
 impl Direction {
     /// A link that has carried nothing yet. The same seed and packets give the same fates.
     pub fn new(seed: u64) -> Direction {
-        Direction { random: SplitMix64(seed), free: Duration::ZERO, last: Duration::ZERO }
+        Direction { seed, random: SplitMix64(seed), free: Duration::ZERO, last: Duration::ZERO }
+    }
+
+    /// Draws the same fates again from here on. What is under way stays before what follows.
+    pub fn restart(&mut self) {
+        self.random = SplitMix64(self.seed);
     }
 
     /// Decides about a packet of `bytes` that is sent `now`.
@@ -163,6 +169,19 @@ mod tests {
             let impairment = Impairment { loss, reorder, ..Impairment::default() };
             let every = Duration::from_micros(10);
             prop_assert_eq!(fates(seed, &impairment, every), fates(seed, &impairment, every));
+        }
+
+        #[test]
+        fn a_restart_decides_the_same_again(seed: u64, before in 0usize..100) {
+            let impairment = Impairment { loss: 0.5, ..Impairment::default() };
+            let mut direction = Direction::new(seed);
+            for _ in 0..before {
+                direction.send(&impairment, Duration::ZERO, 1500);
+            }
+            direction.restart();
+            let again: Vec<Fate> =
+                (0..100).map(|_| direction.send(&impairment, Duration::ZERO, 1500)).collect();
+            prop_assert_eq!(&fates(seed, &impairment, Duration::ZERO)[..100], &again[..]);
         }
 
         /// Five standard deviations: a fault of 2 percentage points is found, chance hardly ever.
