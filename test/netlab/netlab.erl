@@ -34,7 +34,7 @@
 
 -define(SCOPE, netlab).
 -define(KEEPER_MS, 60_000).
--define(TOOLS, ["ip", "nft", "conntrack", "sysctl", "tcpdump", "cargo"]).
+-define(TOOLS, ["ip", "nft", "conntrack", "sysctl", "tcpdump", "cargo", "unshare"]).
 
 -record(state, {id :: string(),
                 keeper :: port(),
@@ -48,17 +48,18 @@
 %% @doc Whether labs can run here, else why not: for `{skip, Why}' in a test suite.
 -spec requires() -> ok | {skip, string()}.
 requires() ->
-    Missing = [Tool || Tool <- ?TOOLS, not netlab_os:is_installed(Tool)],
-    case {os:type(), string:trim(os:cmd("id -u")), Missing} of
-        {{unix, linux}, "0", []} ->
-            ok;
-        {{unix, linux}, "0", _} ->
-            {skip, "the network lab needs " ++ lists:append(lists:join(", ", Missing)) ++ " (./dev setup)"};
-        {{unix, linux}, _, _} ->
-            {skip, "the network lab needs root"};
-        {_, _, _} ->
-            {skip, "the network lab needs Linux"}
+    case [Why || {Why, Has} <- requirements(), not Has()] of
+        [] -> ok;
+        [Why | _] -> {skip, "the network lab needs " ++ Why}
     end.
+
+requirements() ->
+    [{"Linux", fun() -> os:type() =:= {unix, linux} end},
+     {"root", fun() -> string:trim(os:cmd("id -u")) =:= "0" end}]
+        ++ [{Tool ++ " (./dev setup)", fun() -> netlab_os:is_installed(Tool) end} || Tool <- ?TOOLS]
+        %% In a container root may not have them.
+        ++ [{"to be allowed network namespaces", fun() -> {0, <<>>} =:= netlab_os:try_run(["unshare", "-n", "true"]) end},
+            {"/dev/net/tun", fun() -> filelib:is_file("/dev/net/tun") end}].
 
 %% @doc The scenarios there are, each with some lines about it.
 -spec scenarios() -> [{name(), [string()]}].
