@@ -146,7 +146,7 @@ jitter_keeps_order(_) ->
     Sparse = [Took || {_, Took} <- probe(Lab, full(2_000, 150), 1, 18)],
     ct:pal("sparse: p1 ~.3f ms, median ~.3f, p99 ~.3f", [percentile(P, Sparse) || P <- [1, 50, 99]]),
     ?assert(percentile(99, Sparse) - percentile(1, Sparse) > 12),
-    ?assert(abs(percentile(50, Sparse) - 20) < full(1.0, 3.0)).
+    ?assert(abs(percentile(50, Sparse) - 20) < full(2.0, 5.0)).
 
 %% As many as set arrive after ones that were sent later (reordered as in RFC 4737).
 reordering(_) ->
@@ -677,9 +677,9 @@ arrived(Probe) ->
     [{Number, (At - Sent) / 1_000_000, At}
      || {At, _, <<Number:64, Sent:64/signed, _/binary>>} <- netlab_probe:arrivals(Probe)].
 
-%% Until nothing has come for longer than any link here delays.
+%% Until nothing has come for longer than any link here delays, and a busy machine stops.
 await_quiet(Probe, Count) ->
-    timer:sleep(250),
+    timer:sleep(500),
     case length(netlab_probe:received(Probe)) of
         Count -> ok;
         More -> await_quiet(Probe, More)
