@@ -13,7 +13,7 @@
 -behaviour(gen_server).
 
 -export([requires/0, scenarios/0, start/1, start/2, stop/1, stop_all/0, stop_all/1]).
--export([hosts/1, routers/1, address/2, address/3, within/2, exec/3, netns/2]).
+-export([id/1, hosts/1, routers/1, address/2, address/3, within/2, exec/3, netns/2]).
 -export([change/2, counters/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
@@ -58,8 +58,12 @@ requirements() ->
      {"root", fun() -> string:trim(os:cmd("id -u")) =:= "0" end}]
         ++ [{Tool ++ " (./dev setup)", fun() -> netlab_os:is_installed(Tool) end} || Tool <- ?TOOLS]
         %% In a container root may have neither.
-        ++ [{"network namespaces", fun() -> {0, <<>>} =:= netlab_os:try_run(["unshare", "-n", "true"]) end},
-            {"/dev/net/tun", fun() -> {error, enoent} =/= file:read_file_info("/dev/net/tun") end}].
+        ++ [{"network namespaces", fun() -> succeeds(["unshare", "-n", "true"]) end},
+            {"/dev/net/tun", fun() -> succeeds(["test", "-c", "/dev/net/tun"]) end}].
+
+succeeds(Command) ->
+    {Status, _} = netlab_os:try_run(Command),
+    Status =:= 0.
 
 %% @doc The scenarios there are, each with some lines about it.
 -spec scenarios() -> [{name(), [string()]}].
@@ -108,6 +112,11 @@ labs() ->
     _ = pg:start(?SCOPE),
     pg:get_local_members(?SCOPE, labs).
 
+%% @doc What the names of the lab's namespaces begin with.
+-spec id(lab()) -> string().
+id(Lab) ->
+    ask(Lab, id).
+
 %% @doc The hosts of the lab, without its routers.
 -spec hosts(lab()) -> [name()].
 hosts(Lab) ->
@@ -145,8 +154,8 @@ netns(Lab, Name) ->
 %% <dt>`{cut, Link}', `{heal, Link}'</dt>
 %% <dd>Nothing passes, and no interface shows it; all is well again.</dd>
 %% <dt>`{set, Link, Impairment}'</dt>
-%% <dd>Makes a link this bad from now on. Needs one whose scenario gives it an impairment, be it `#{}'.
-%% Packets on their way stay as they were.</dd>
+%% <dd>Makes a link this bad from now on. Needs one whose scenario gives it an impairment, be it
+%% `#{}'. Packets on their way stay as they were.</dd>
 %% <dt>`{readdress, Link}'</dt>
 %% <dd>A new address in place of the old one; a NAT forgets its mappings as well.</dd>
 %% <dt>`{rebind, Router}'</dt>
@@ -174,7 +183,7 @@ ask(Lab, Request) ->
 
 init({Plan, Options}) ->
     process_flag(trap_exit, true),
-    Id = id(),
+    Id = new_id(),
     State = #state{id = Id, keeper = start_keeper(Id), plan = Plan,
                    capture = maps:get(capture, Options, undefined)},
     try build(State, maps:get(seed, Options, 1)) of
@@ -188,7 +197,7 @@ init({Plan, Options}) ->
     end.
 
 %% keeper.sh knows what it is made of.
-id() ->
+new_id() ->
     OsPid = os:getpid(),
     Number = integer_to_list(erlang:unique_integer([positive])),
     lists:append(lists:join("-", ["netlab", OsPid, netlab_os:start_time(OsPid), Number])).
@@ -196,7 +205,8 @@ id() ->
 start_keeper(Id) ->
     Script = filename:join(netlab_os:source_folder(), "keeper.sh"),
     Keeper = open_port({spawn_executable, netlab_os:executable("sh")},
-                       [{args, [Script, "keep", Id]}, {line, 1024}, exit_status, stderr_to_stdout, hide]),
+                       [{args, [Script, "keep", Id]}, {line, 1024}, exit_status, stderr_to_stdout,
+                        hide]),
     receive
         {Keeper, {data, {eol, "ready"}}} -> Keeper;
         {Keeper, Other} -> error({keeper_did_not_start, Other})
@@ -234,6 +244,8 @@ handle_call(Request, _, State) ->
         throw:Reason -> {reply, {error, Reason}, State}
     end.
 
+answer(id, State) ->
+    {State#state.id, State};
 answer({machines, Kind}, #state{plan = #{machines := Machines}} = State) ->
     {[Name || #{name := Name, kind := K} <- maps:values(Machines), K =:= Kind], State};
 answer({within, Name}, State) ->

@@ -1,5 +1,5 @@
-%% @doc What stands behind `./dev lab': keeps a lab while a person is in it, and does what the command
-%% `lab' asks for, a line each, with a line of answer each. Ends with its standard input.
+%% @doc What stands behind `./dev lab': keeps a lab while a person is in it, and does what the
+%% command `lab' asks for, a line each, with a line of answer each. Ends with its standard input.
 -module(netlab_console).
 
 -export([main/0]).
@@ -22,10 +22,8 @@ list() ->
 keep(Scenario, Options) ->
     case attempt(fun() -> open(list_to_atom(Scenario), options(Options)) end) of
         {ok, Lab} ->
-            [First | _] = Hosts = netlab:hosts(Lab),
-            [Namespace | _] = lists:reverse(netlab:within(Lab, First)),
-            say(["ok ", string:slice(Namespace, 0, length(Namespace) - length(atom_to_list(First)) - 1),
-                 [[" ", atom_to_list(Name)] || Name <- Hosts ++ netlab:routers(Lab)]]),
+            say(["ok ", netlab:id(Lab), [[" ", atom_to_list(Name)]
+                                         || Name <- netlab:hosts(Lab) ++ netlab:routers(Lab)]]),
             serve(Lab),
             ok = netlab:stop(Lab),
             0;

@@ -16,8 +16,8 @@
 executable() ->
     Folder = filename:join(netlab_os:source_folder(), "link"),
     Target = filename:absname(filename:join([Folder, "..", "..", "..", "target", "netlab"])),
-    _ = netlab_os:run(["cargo", "build", "--quiet", "--release", "--locked",
-                       "--manifest-path", filename:join(Folder, "Cargo.toml"), "--target-dir", Target]),
+    _ = netlab_os:run(["cargo", "build", "--quiet", "--release", "--locked", "--target-dir", Target,
+                       "--manifest-path", filename:join(Folder, "Cargo.toml")]),
     filename:join([Target, "release", "netlab_link"]).
 
 %% @doc Makes both interfaces, with a good link between them that belongs to the caller.
@@ -39,9 +39,10 @@ set(Wire, #{up := Up, down := Down}) ->
 
 words(#{delay := Delay, jitter := Jitter, loss := Loss, reorder := Reorder,
         reorder_by := ReorderBy, rate := Rate, queue := Queue}) ->
-    io_lib:format(" delay_us=~b jitter_us=~b loss=~p reorder=~p reorder_by_us=~b rate=~b queue_us=~b",
-                  [micros(Delay), micros(Jitter), Loss, Reorder, micros(ReorderBy),
-                   bits(Rate), micros(Queue)]).
+    [[" ", Key, $=, io_lib:print(Value)]
+     || {Key, Value} <- [{"delay_us", micros(Delay)}, {"jitter_us", micros(Jitter)}, {"loss", Loss},
+                         {"reorder", Reorder}, {"reorder_by_us", micros(ReorderBy)},
+                         {"rate", bits(Rate)}, {"queue_us", micros(Queue)}]].
 
 micros(Milliseconds) -> round(Milliseconds * 1000).
 

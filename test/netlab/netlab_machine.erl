@@ -10,8 +10,8 @@
 %% Hosts have names in a domain of their own, for whoever wants a dot in a host name.
 -define(DOMAIN, ".lab").
 
-%% @doc Before the first interface: an address that waits for duplicate detection cannot be used for a
-%% second or two. Promoted secondaries let an address go without the one that came after it.
+%% @doc Before the first interface: an address that waits for duplicate detection cannot be used for
+%% a second or two. Promoted secondaries let an address go without the one that came after it.
 -spec prepare(id(), machine(), plan()) -> ok.
 prepare(Id, #{name := Name} = Machine, Plan) ->
     set(Id, Name, ["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0",
@@ -27,8 +27,8 @@ write_hosts(Id, Name, #{machines := Machines} = Plan) ->
     File = filename:join(["/etc/netns", netlab_space:namespace(Id, Name), "hosts"]),
     Visible = netlab_scenario:visible(Name, Plan),
     ok = filelib:ensure_dir(File),
-    ok = file:write_file(File, ["127.0.0.1 localhost\n::1 localhost\n"
-                                | [host_lines(Machine, Visible) || Machine <- maps:values(Machines)]]).
+    Lines = [host_lines(Machine, Visible) || Machine <- maps:values(Machines)],
+    ok = file:write_file(File, ["127.0.0.1 localhost\n::1 localhost\n" | Lines]).
 
 host_lines(#{name := Name, links := Links}, Visible) ->
     Text = atom_to_list(Name),
@@ -38,9 +38,8 @@ host_lines(#{name := Name, links := Links}, Visible) ->
 
 -spec configure(id(), machine(), plan()) -> ok.
 configure(Id, #{name := Name, links := Links} = Machine, #{nets := Nets}) ->
-    netlab_space:batch(Id, Name,
-                       ["link set dev lo up"]
-                       ++ lists:append([raise(Link, maps:get(Net, Nets)) || #{net := Net} = Link <- Links])
+    Raised = [raise(Link, maps:get(Net, Nets)) || #{net := Net} = Link <- Links],
+    netlab_space:batch(Id, Name, ["link set dev lo up" | lists:append(Raised)]
                        ++ routes(Machine, Nets)).
 
 raise(#{interface := Interface} = Link, #{mtu := Mtu} = Net) ->
@@ -56,7 +55,8 @@ subnet({Address, Bits}) ->
     inet:ntoa(Address) ++ "/" ++ integer_to_list(Bits).
 
 routes(#{routes := Routes, links := [#{interface := Interface, net := Net} | _] = Links}, Nets) ->
-    [["route replace ", subnet(To), " via ", inet:ntoa(Via), tcp(maps:get(Net, Nets))] || {To, Via} <- Routes]
+    Tcp = tcp(maps:get(Net, Nets)),
+    [["route replace ", subnet(To), " via ", inet:ntoa(Via), Tcp] || {To, Via} <- Routes]
         ++ lists:append([own_route(Link, maps:get(N, Nets)) || #{net := N} = Link <- Links])
         ++ ["route replace 224.0.0.0/4 dev " ++ Interface || not has_default(Routes)].
 
@@ -86,7 +86,8 @@ readdress(Id, #{name := Name, links := Links} = Machine, NetName, #{nets := Nets
                        ++ routes(Machine, Nets)).
 
 addresses_now(Id, Name, Interface) ->
-    Shown = netlab_space:run(Id, Name, ["ip", "-o", "address", "show", "dev", Interface, "scope", "global"]),
+    Show = ["ip", "-o", "address", "show", "dev", Interface, "scope", "global"],
+    Shown = netlab_space:run(Id, Name, Show),
     {match, Found} = re:run(Shown, "inet6? ([^ ]+)", [global, {capture, all_but_first, list}]),
     lists:append(Found).
 

@@ -1,8 +1,8 @@
-%% @doc The rules that make a router a NAT of a given kind, in the terms of RFC 4787: to nft as text.
+%% @doc The rules that make a router a NAT of a given kind, in the terms of RFC 4787: text for nft.
 %%
-%% The kinds differ in two things. *Mapping*: whether one inner socket has one outer port whomever it
-%% sends to (endpoint-independent), or another for each (address and port-dependent). *Filtering*: who
-%% may send to that outer port.
+%% The kinds differ in two things. *Mapping*: whether one inner socket has one outer port whomever
+%% it sends to (endpoint-independent), or another for each (address and port-dependent).
+%% *Filtering*: who may send to that outer port.
 -module(netlab_nat).
 
 -export([rules/3]).
@@ -12,9 +12,9 @@
 -define(LOWEST, 20_000).
 -define(GENERATIONS, 40).
 
-%% @doc Generation 0 keeps a socket's port where it can, as most routers do; each later one has ports
-%% of its own. Loading these rules replaces those of the former generation.
--spec rules(netlab_scenario:nat(), Generation :: non_neg_integer(), TimeoutSeconds :: pos_integer()) ->
+%% @doc Generation 0 keeps a socket's port where it can, as most routers do; each later one has
+%% ports of its own. Loading these rules replaces those of the former generation.
+-spec rules(netlab_scenario:nat(), Generation :: non_neg_integer(), Seconds :: pos_integer()) ->
           iolist().
 rules(none, _, _) ->
     [];

@@ -7,8 +7,10 @@
 -spec run([string()]) -> binary().
 run(Command) ->
     case try_run(Command) of
-        {0, Output} -> Output;
-        {Status, Output} -> error({command_failed, lists:append(lists:join(" ", Command)), Status, Output})
+        {0, Output} ->
+            Output;
+        {Status, Output} ->
+            error({command_failed, lists:append(lists:join(" ", Command)), Status, Output})
     end.
 
 -spec try_run([string()]) -> {Status :: integer(), Output :: binary()}.

@@ -1,6 +1,6 @@
-%% @doc What a lab is to look like: a scenario, as a person writes it, is checked and worked out into
-%% a plan that names every address and route. Pure, but for reading the file. docs/lab.md describes
-%% the format.
+%% @doc What a lab is to look like: a scenario, as a person writes it, is checked and worked out
+%% into a plan that names every address and route. Pure, but for reading the file. docs/lab.md
+%% describes the format.
 -module(netlab_scenario).
 
 -export([names/0, read/2, plan/1, impairment/2, readdress/3, visible/2, members/2]).
@@ -59,7 +59,8 @@ names() ->
 explanation(File) ->
     {ok, Text} = file:read_file(File),
     Lines = string:split(unicode:characters_to_list(Text), "\n", all),
-    [string:trim(Line, leading, "% ") || Line <- lists:takewhile(fun(Line) -> hd(Line ++ " ") =:= $% end, Lines)].
+    [string:trim(Line, leading, "% ")
+     || Line <- lists:takewhile(fun(Line) -> lists:prefix("%", Line) end, Lines)].
 
 %% @doc A scenario file is Erlang that ends in a scenario, and finds its options in `Options'.
 -spec read(name(), map()) -> {ok, scenario()} | {error, term()}.
@@ -99,11 +100,13 @@ work_out(Scenario) ->
     Nets = nets(map(nets, Scenario)),
     Wanted = hosts(map(hosts, Scenario)) ++ routers(map(routers, Scenario)),
     ok = once([Name || #{name := Name} <- Wanted]),
-    {Machines, Used} = lists:mapfoldl(fun(Machine, U) -> numbered(Machine, Nets, U) end, #{}, Wanted),
-    Named = maps:from_list([{Name, Machine} || #{name := Name} = Machine <- Machines]),
-    Plan = #{nets => Nets, machines => Named, used => Used},
+    {Numbered, Used} = lists:mapfoldl(fun(Machine, U) -> numbered(Machine, Nets, U) end,
+                                      #{}, Wanted),
+    Machines = maps:from_list([{Name, Machine} || #{name := Name} = Machine <- Numbered]),
+    Plan = #{nets => Nets, machines => Machines, used => Used},
     ok = lists:foreach(fun(Net) -> wire_has_two_ends(Net, Plan) end, maps:values(Nets)),
-    Plan#{machines := maps:map(fun(_, Machine) -> Machine#{routes => routes(Machine, Plan)} end, Named)}.
+    Routed = fun(_, Machine) -> Machine#{routes := routes(Machine, Plan)} end,
+    Plan#{machines := maps:map(Routed, Machines)}.
 
 map(Key, Scenario) ->
     case maps:get(Key, Scenario, #{}) of
@@ -123,7 +126,7 @@ wire_has_two_ends(#{type := wire, name := Name}, Plan) ->
     case members(Name, Plan) of
         [{_, #{impairment := none}}, _] -> ok;
         [_, {_, #{impairment := none}}] -> ok;
-        [_, _] -> bad({net, Name}, {one_end_impaired_expected, "a wire is impaired at one of its ends"});
+        [_, _] -> bad({net, Name}, {impaired_at_one_end_expected, "a wire has one impairment"});
         Other -> bad({net, Name}, {two_machines_expected, [Machine || {Machine, _} <- Other]})
     end.
 
@@ -137,17 +140,19 @@ members(Net, #{machines := Machines}) ->
 
 nets(Nets) ->
     Numbered = lists:zip(lists:seq(0, maps:size(Nets) - 1), lists:sort(maps:to_list(Nets))),
-    maps:from_list([{Name, net(Number, name(Name, ?MAX_NET_NAME), Net)} || {Number, {Name, Net}} <- Numbered]).
+    maps:from_list([{Name, net(Number, name(Name, ?MAX_NET_NAME), Net)}
+                    || {Number, {Name, Net}} <- Numbered]).
 
 net(Number, Name, Net) ->
     ok = known_keys({net, Name}, Net, [type, mtu, tcp, subnet, subnet6]),
     Get = fun(Key, Default) -> maps:get(Key, Net, Default) end,
+    Own6 = {{16#fd00, Number, 0, 0, 0, 0, 0, 0}, 64},
     #{name => Name,
       type => one_of({net, Name, type}, Get(type, switch), [switch, wire]),
       mtu => number({net, Name, mtu}, Get(mtu, 1500), ?MIN_MTU, ?MAX_MTU),
       tcp => one_of({net, Name, tcp}, Get(tcp, system), [system, cubic, reno, bbr]),
       subnet => subnet({net, Name, subnet}, Get(subnet, {{10, Number, 0, 0}, 24})),
-      subnet6 => subnet6({net, Name, subnet6}, Get(subnet6, {{16#fd00, Number, 0, 0, 0, 0, 0, 0}, 64}))}.
+      subnet6 => subnet6({net, Name, subnet6}, Get(subnet6, Own6))}.
 
 subnet6(_, none) -> none;
 subnet6(Where, Subnet) -> subnet(Where, Subnet).
@@ -166,7 +171,8 @@ subnet(Where, Text) ->
 %%% Machines, each with the nets it wants to be on
 
 hosts(Hosts) ->
-    [#{name => name(Name, ?MAX_MACHINE_NAME), kind => host, attachments => host_attachments(Name, Given)}
+    [#{name => name(Name, ?MAX_MACHINE_NAME), kind => host,
+       attachments => host_attachments(Name, Given)}
      || {Name, Given} <- lists:sort(maps:to_list(Hosts))].
 
 host_attachments(Name, Given) when is_list(Given), Given =/= [] ->
@@ -176,7 +182,8 @@ host_attachments(Name, Given) ->
     host_attachments(Name, [Given]).
 
 routers(Routers) ->
-    [router(name(Name, ?MAX_MACHINE_NAME), Given) || {Name, Given} <- lists:sort(maps:to_list(Routers))].
+    [router(name(Name, ?MAX_MACHINE_NAME), Given)
+     || {Name, Given} <- lists:sort(maps:to_list(Routers))].
 
 %% The interfaces are called what the rules of netlab_nat call them.
 router(Name, Given) ->
@@ -234,10 +241,11 @@ readdress(Name, NetName, #{nets := Nets, machines := Machines, used := Used} = P
 %% Out through the router that has this machine inside, and to what plain routers have inside.
 routes(#{name := Name} = Machine, #{machines := Machines, nets := Nets}) ->
     Outwards = outward_nets(Machine),
-    Routers = [Router || #{kind := router, name := Other} = Router <- maps:values(Machines), Other =/= Name],
-    lists:append([ways_out(Router) || Router <- Routers, lists:member(net(inside, Router), Outwards)]
-                 ++ [ways_in(Router, maps:get(net(inside, Router), Nets))
-                     || #{nat := none} = Router <- Routers, lists:member(net(outside, Router), Outwards)]).
+    Others = [Other || #{kind := router} = Other <- maps:values(maps:remove(Name, Machines))],
+    Out = [ways_out(Router) || Router <- Others, lists:member(net(inside, Router), Outwards)],
+    In = [ways_in(Router, maps:get(net(inside, Router), Nets))
+          || #{nat := none} = Router <- Others, lists:member(net(outside, Router), Outwards)],
+    lists:append(Out ++ In).
 
 outward_nets(#{kind := host, links := Links}) -> [Net || #{net := Net} <- Links];
 outward_nets(#{kind := router} = Router) -> [net(outside, Router)].
@@ -248,7 +256,8 @@ ways_out(#{nat := none, links := [#{address := V4, address6 := V6}, _]}) ->
 ways_out(#{links := [#{address := V4}, _]}) ->
     [{?EVERYWHERE, V4}].
 
-ways_in(#{links := [_, #{address := V4, address6 := V6}]}, #{subnet := Subnet, subnet6 := Subnet6}) ->
+ways_in(#{links := [_, #{address := V4, address6 := V6}]},
+        #{subnet := Subnet, subnet6 := Subnet6}) ->
     [{Subnet, V4} | [{Subnet6, V6} || Subnet6 =/= none, V6 =/= none]].
 
 net(inside, #{links := [#{net := Net}, _]}) -> Net;
@@ -261,14 +270,18 @@ visible(Name, #{machines := Machines} = Plan) ->
     visible_from(lists:usort([Net || #{net := Net} <- Links]), Plan).
 
 visible_from(Known, #{machines := Machines} = Plan) ->
-    Further = [Net || #{kind := router, nat := Nat} = Router <- maps:values(Machines),
-                      {From, Net} <- [{net(inside, Router), net(outside, Router)}
-                                      | [{net(outside, Router), net(inside, Router)} || Nat =:= none]],
-                      lists:member(From, Known)],
+    Further = [To || #{kind := router} = Router <- maps:values(Machines),
+                     {From, To} <- leads(Router), lists:member(From, Known)],
     case lists:usort(Known ++ Further) of
         Known -> Known;
         More -> visible_from(More, Plan)
     end.
+
+leads(#{nat := none} = Router) ->
+    {Inside, Outside} = {net(inside, Router), net(outside, Router)},
+    [{Inside, Outside}, {Outside, Inside}];
+leads(Router) ->
+    [{net(inside, Router), net(outside, Router)}].
 
 %%% Impairments
 

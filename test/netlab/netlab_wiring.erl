@@ -1,5 +1,6 @@
-%% @doc The wires of a lab: from each machine to the switch of its net, or to the machine at the other
-%% end. A good one is a pair of interfaces of the kernel's, a bad one has netlab_link in the middle.
+%% @doc The wires of a lab: from each machine to the switch of its net, or to the machine at the
+%% other end. A good one is a pair of interfaces of the kernel's, a bad one has netlab_link in the
+%% middle.
 -module(netlab_wiring).
 
 -export([switches/1, add_switches/2, raise_switches/2, wires/1, find/3, connect/3, cut/2, heal/2]).
@@ -30,9 +31,8 @@ switch(Net) ->
 %% @doc Multicast goes to every member: there is no querier that could tell who wants it.
 -spec add_switches(netlab_space:id(), netlab_scenario:plan()) -> ok.
 add_switches(Id, Plan) ->
-    lists:foreach(fun(Switch) ->
-                      ok = netlab_space:batch(Id, Switch, [["link add ", ?BRIDGE, " type bridge mcast_snooping 0"]])
-                  end, switches(Plan)).
+    Bridge = ["link add ", ?BRIDGE, " type bridge mcast_snooping 0"],
+    lists:foreach(fun(Switch) -> ok = netlab_space:batch(Id, Switch, [Bridge]) end, switches(Plan)).
 
 %% @doc Puts the wires into the switches and switches them on.
 -spec raise_switches(netlab_space:id(), netlab_scenario:plan()) -> ok.
@@ -42,25 +42,25 @@ raise_switches(Id, #{nets := Nets} = Plan) ->
 
 raise_switch(Id, #{name := Net, mtu := Mtu}, Plan) ->
     Ports = [Port || #{net := N, sides := [_, {_, Port}]} <- wires(Plan), N =:= Net],
-    netlab_space:batch(Id, switch(Net),
-                       [["link set dev ", ?BRIDGE, " up"]
-                        | [["link set dev ", Port, " mtu ", integer_to_list(Mtu), " master ", ?BRIDGE, " up"]
-                           || Port <- Ports]]).
+    Joining = [" mtu ", integer_to_list(Mtu), " master ", ?BRIDGE, " up"],
+    netlab_space:batch(Id, switch(Net), [["link set dev ", ?BRIDGE, " up"]
+                                         | [["link set dev ", Port, Joining] || Port <- Ports]]).
 
 %%% Wires
 
 -spec wires(netlab_scenario:plan()) -> [wire()].
 wires(#{nets := Nets} = Plan) ->
-    lists:append([wires(Net, netlab_scenario:members(Name, Plan)) || {Name, Net} <- maps:to_list(Nets)]).
+    lists:append([wires(Net, netlab_scenario:members(Name, Plan))
+                  || {Name, Net} <- maps:to_list(Nets)]).
 
 wires(#{type := switch, name := Net}, Members) ->
     [wire(Net, Member, {switch(Net), atom_to_list(Name)}) || {Name, _} = Member <- Members];
-wires(#{type := wire} = Net, [{_, #{impairment := none}} = Good, Bad]) ->
-    wires(Net, {Bad, Good});
-wires(#{type := wire} = Net, [Bad, Good]) ->
-    wires(Net, {Bad, Good});
-wires(#{name := Net}, {First, {Other, #{interface := Interface}}}) ->
+wires(#{type := wire, name := Net}, Members) ->
+    [First, {Other, #{interface := Interface}}] = bad_first(Members),
     [wire(Net, First, {Other, Interface})].
+
+bad_first([{_, #{impairment := none}} = Good, Bad]) -> [Bad, Good];
+bad_first(Members) -> Members.
 
 wire(Net, {Name, #{interface := Interface, impairment := Impairment}}, Other) ->
     #{machine => Name, net => Net, sides => [{Name, Interface}, Other], impairment => Impairment}.
@@ -76,9 +76,11 @@ find(Machine, Net, Plan) ->
 -spec connect(netlab_space:id(), netlab_scenario:plan(), Seed :: term()) ->
           #{{Machine :: atom(), Net :: atom()} => netlab_link:wire()}.
 connect(Id, Plan, Seed) ->
-    {Good, Bad} = lists:partition(fun(#{impairment := Impairment}) -> Impairment =:= none end, wires(Plan)),
-    ok = netlab_space:batch(Id, [add(Id, Wire) || Wire <- Good]),
-    maps:from_list([{{Name, Net}, start(Id, Wire, Seed)} || #{machine := Name, net := Net} = Wire <- Bad]).
+    Wires = wires(Plan),
+    ok = netlab_space:batch(Id, [add(Id, Good) || #{impairment := none} = Good <- Wires]),
+    maps:from_list([{{Name, Net}, start(Id, Bad, Seed)}
+                    || #{machine := Name, net := Net, impairment := Impairment} = Bad <- Wires,
+                       Impairment =/= none]).
 
 add(Id, #{sides := [{Name, Interface}, {Other, OtherInterface}]}) ->
     ["link add ", Interface, " netns ", netlab_space:namespace(Id, Name), " type veth peer name ",
@@ -88,8 +90,8 @@ start(Id, #{sides := Sides, impairment := Impairment}, Seed) ->
     [A, B] = [{netlab_space:namespace(Id, Name), Interface} || {Name, Interface} <- Sides],
     Link = netlab_link:start(A, B, erlang:phash2({Seed, Sides})),
     ok = netlab_link:set(Link, Impairment),
-    [ok = netlab_space:batch(Id, Name, [["link set dev ", Interface, " txqueuelen ",
-                                         integer_to_list(?BAD_WIRE_QUEUE)]])
+    Queue = [" txqueuelen ", integer_to_list(?BAD_WIRE_QUEUE)],
+    [ok = netlab_space:batch(Id, Name, [["link set dev ", Interface, Queue]])
      || {Name, Interface} <- Sides],
     Link.
 
@@ -98,7 +100,9 @@ start(Id, #{sides := Sides, impairment := Impairment}, Seed) ->
 %% @doc Cuts the wire where nobody sees it: the interfaces stay up, and nothing arrives.
 -spec cut(netlab_space:id(), wire()) -> ok.
 cut(Id, #{sides := Sides}) ->
-    lists:foreach(fun({Name, Interface}) -> load(Id, Name, [no_cut(Interface), a_cut(Interface)]) end, Sides).
+    lists:foreach(fun({Name, Interface}) ->
+                      load(Id, Name, [no_cut(Interface), a_cut(Interface)])
+                  end, Sides).
 
 -spec heal(netlab_space:id(), wire()) -> ok.
 heal(Id, #{sides := Sides}) ->

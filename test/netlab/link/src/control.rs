@@ -1,7 +1,7 @@
 //! The control language: one command a line, on standard input.
 //!
 //! ```text
-//! set up delay_us=20000 jitter_us=0 loss=0.01 reorder=0 reorder_by_us=5000 rate=8000000 queue_us=100000
+//! set up delay_us=20000 jitter_us=0 loss=0.01 reorder=0 reorder_by_us=5000 rate=8000000 queue_us=9
 //! set down ...           what is not named is as in a good link; rate=0 is none
 //! counters               answers  up passed=1 lost=0 queue_full=0 late=0 down passed=...
 //! ```

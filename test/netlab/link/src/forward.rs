@@ -1,5 +1,5 @@
-//! Carries the frames of one direction, in a thread of its own: takes them from one interface, holds
-//! each for as long as its fate says, and hands it to the other.
+//! Carries the frames of one direction, in a thread of its own: takes them from one interface,
+//! holds each for as long as its fate says, and hands it to the other.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
