@@ -249,7 +249,7 @@ victim_node(Config) ->
 
 node_in(Where, Name, Ip, Config) ->
     Netns = maps:get(Where, proplists:get_value(net, Config)),
-    start(unique(Name), #{netns => Netns, domain => longnames, host => Ip}).
+    start(unique(Name), #{within => [os:find_executable("ip"), "netns", "exec", Netns], domain => longnames, host => Ip}).
 
 make_net() ->
     Prefix = "mfl" ++ os:getpid(),

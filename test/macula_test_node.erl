@@ -1,6 +1,6 @@
 %% Starts nodes for the Common Test suites, each in an operating system process of its own, and ends
 %% them. The tests' own node is not distributed: it commands a node over a Unix socket, so that
-%% nothing a test does to distribution, or to the network, gets between them.
+%% nothing a test does to distribution, or to the node's network, gets between them.
 -module(macula_test_node).
 
 -export([start/1, start/2, try_start/2, stop/1, stop_all/0]).
@@ -14,12 +14,12 @@
 
 -type server() :: pid().
 %% name: what stands before the `@', made unique by unique/1. host: what stands behind it. domain:
-%% none leaves the node without a name. flags replaces `-proto_dist macula' and its company. netns: the
-%% network namespace it runs in.
+%% none leaves the node without a name. flags replaces `-proto_dist macula' and its company. within
+%% is put before the command: netlab:within/2 puts the node on a host of a lab.
 -type options() :: #{name => string(), host => string(), domain => shortnames | longnames | none,
                      args => [string()], env => [{string(), string() | false}],
                      cookie => string(), agent => boolean(), flags => [string()],
-                     netns => string()}.
+                     within => [string()]}.
 
 -define(BOOT_MS, 60_000).
 -define(CALL_MS, 120_000).
@@ -28,6 +28,7 @@
 -record(state, {port :: port() | undefined,
                 os_pid :: integer(),
                 listen :: gen_tcp:socket() | undefined,
+                path :: file:filename(),
                 socket :: gen_tcp:socket() | undefined,
                 name :: node(),
                 said = [] :: [binary()],
@@ -208,7 +209,7 @@ flags() ->
 
 -spec ebins() -> [string()].
 ebins() ->
-    ["-pa", filename:dirname(code:which(macula_nif)), filename:dirname(code:which(?MODULE))].
+    ["-pa" | lists:usort([filename:dirname(code:which(M)) || M <- [macula_nif, ?MODULE, netlab]])].
 
 -spec cookie() -> string().
 cookie() -> "macula_test_" ++ os:getpid().
@@ -245,8 +246,7 @@ init(Caller, Ref, Name, Options) ->
     ok = pg:join(?SCOPE, nodes, self()),
     _ = monitor(process, Caller),
     HasAgent = maps:get(agent, Options, true),
-    %% Not beside the logs: a path here has some 100 bytes at most.
-    Path = "/tmp/" ++ unique("macula_test_agent"),
+    Path = agent_socket(),
     {ok, Listen} = gen_tcp:listen(0, [binary, {packet, 4}, {active, true}, {ifaddr, {local, Path}}]),
     Host = maps:get(host, Options, "localhost"),
     Node = Name ++ "@" ++ Host,
@@ -257,21 +257,19 @@ init(Caller, Ref, Name, Options) ->
         ++ ["-setcookie", maps:get(cookie, Options, cookie())]
         ++ maps:get(args, Options, [])
         ++ ["-run", ?MODULE_STRING, "agent", Path],
-    {Program, AllArgs} = command(maps:get(netns, Options, here), Args),
+    [Program | AllArgs] = maps:get(within, Options, []) ++ [erl() | Args],
     Port = open_port({spawn_executable, Program},
                      [{args, AllArgs}, {env, env(maps:get(env, Options, []))},
                       exit_status, stderr_to_stdout, binary, hide]),
     {os_pid, OsPid} = erlang:port_info(Port, os_pid),
-    State = #state{port = Port, os_pid = OsPid, listen = Listen, name = list_to_atom(Node)},
+    State = #state{port = Port, os_pid = OsPid, listen = Listen, path = Path,
+                   name = list_to_atom(Node)},
     {ok, Acceptor} = accept_later(Listen, HasAgent),
-    try
-        boot(Caller, Ref, Acceptor, State)
-    after
-        _ = file:delete(Path)
-    end.
+    boot(Caller, Ref, Acceptor, State).
 
-command(here, Args) -> {erl(), Args};
-command(Netns, Args) -> {os:find_executable("ip"), ["netns", "exec", Netns, erl() | Args]}.
+%% Short, whatever the logs are called: the path of a Unix socket has 107 characters at most.
+agent_socket() ->
+    filename:join("/tmp", unique("macula_test") ++ ".sock").
 
 %% Nothing of this user's own, and no dump of a node that is killed.
 env(More) ->
@@ -300,6 +298,7 @@ boot(Caller, Ref, none, State) ->
 boot(Caller, Ref, Acceptor, #state{port = Port, said = Said} = State) ->
     receive
         {connected, Socket} ->
+            ok = file:delete(State#state.path),
             Caller ! {Ref, up},
             loop(State#state{socket = Socket});
         {Port, {data, Data}} ->
@@ -307,6 +306,7 @@ boot(Caller, Ref, Acceptor, #state{port = Port, said = Said} = State) ->
         {Port, {exit_status, _}} ->
             unlink(Acceptor),
             exit(Acceptor, kill),
+            _ = file:delete(State#state.path),
             exit({failed, text(State)});
         {'DOWN', _, process, Caller, _} ->
             finish(State);
@@ -373,7 +373,8 @@ finish(State) ->
     ct:log("~ts said:~n~ts", [State#state.name, text(State)]),
     exit(normal).
 
-kill_process(#state{status = undefined, port = Port, os_pid = OsPid}) ->
+kill_process(#state{status = undefined, port = Port, os_pid = OsPid, path = Path}) ->
+    _ = file:delete(Path),
     _ = os:cmd("kill -9 " ++ integer_to_list(OsPid)),
     receive
         {Port, {exit_status, _}} -> ok
