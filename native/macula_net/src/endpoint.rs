@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use quinn::{AckFrequencyConfig, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::cookies::{Cookie, CookieKeys};
+use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::{self, GreetError, Greeted};
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
@@ -114,7 +114,7 @@ pub(crate) struct Shared {
     node: Arc<dyn Node>,
     pub(crate) keys: CookieKeys,
     links: Mutex<HashMap<u64, Weak<Link>>>,
-    closed: watch::Sender<bool>,
+    pub(crate) closed: watch::Sender<bool>,
     pub(crate) refused: AtomicU64,
     pub(crate) failed: AtomicU64,
 }
@@ -145,6 +145,7 @@ impl Endpoint {
         });
         let (accepted, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(accept(shared.clone(), accepted));
+        tokio::spawn(cookies::prepare(shared.clone()));
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
         Ok(Endpoint { shared, accepted: tokio::sync::Mutex::new(receiver) })
