@@ -113,12 +113,12 @@ verdicts({Name, _, _} = Suite, Baseline, Exceptions, Place) ->
     Skip = [Case || {S, Case} <- maps:keys(Exceptions), S =:= Name],
     Results = suite(macula, Suite, all, Skip, Place),
     Verdicts = otp_suites_results:compare(Expected, Results, Exceptions),
-    case [Case || #{name := Case, verdict := failed, result := Result} <- Verdicts,
-                  Result =/= hung] of
+    case [{Group, Case} || #{group := Group, name := Case, verdict := failed, result := Result}
+                               <- Verdicts, Result =/= hung] of
         [] ->
             Verdicts;
         Cases ->
-            Again = suite(macula, Suite, lists:usort(Cases), [], Place),
+            Again = suite(macula, Suite, Cases, [], Place),
             otp_suites_results:second_attempt(Verdicts, Again)
     end.
 
@@ -139,7 +139,7 @@ attempt(all) -> "";
 attempt(_) -> ".again".
 
 again(all) -> "";
-again(Cases) -> [", once more:", [[$\s, atom_to_list(Case)] || Case <- Cases]].
+again(Cases) -> [", once more:", [[$\s, atom_to_list(Case)] || {_, Case} <- Cases]].
 
 baseline_file(#place{here = Here}) ->
     Release = erlang:system_info(otp_release),
@@ -169,10 +169,12 @@ report(Verdicts) ->
         _ -> 1
     end.
 
-say(#{suite := Suite, name := Name, expected := Expected, result := Result, verdict := Verdict,
+say(#{suite := Suite, group := Group, name := Name, expected := Expected, result := Result, verdict := Verdict,
       why := Why}) ->
-    io:format("~-24ts ~-40ts ~-8ts -> ~-8ts ~-15ts ~ts~n",
-              [Suite, Name, Expected, Result, label(Verdict), Why]).
+    Padded = fun otp_suites_results:padded/2,
+    io:format("~ts ~ts ~ts ~-8ts -> ~-8ts ~-15ts ~ts~n",
+              [Padded(Suite, 24), Padded(Group, 12), Padded(Name, 40),
+               Expected, Result, label(Verdict), Why]).
 
 label(failed) -> "FAILED";
 label(second_attempt) -> "second attempt";

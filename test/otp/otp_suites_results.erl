@@ -2,15 +2,15 @@
 -module(otp_suites_results).
 
 -export([of_log/2, tally/1]).
--export([read/1, write/2, read_exceptions/1]).
+-export([read/1, write/2, padded/2, read_exceptions/1]).
 -export([compare/3, second_attempt/2]).
 
 -export_type([result/0, verdict/0, exceptions/0]).
 
-%% nth: cases of one name run in several groups.
--type result() :: #{suite := atom(), name := atom(), nth := pos_integer(),
+%% group: cases of one name run in several; `none' stands outside of all.
+-type result() :: #{suite := atom(), group := atom(), name := atom(),
                     result := ok | failed | skipped | hung, seconds := float()}.
--type verdict() :: #{suite := atom(), name := atom(), nth := pos_integer(),
+-type verdict() :: #{suite := atom(), group := atom(), name := atom(),
                      expected := ok | failed | skipped | hung,
                      result := ok | failed | skipped | hung | missing,
                      verdict := same | better | excepted | second_attempt | failed,
@@ -24,21 +24,33 @@
 -spec of_log(module(), file:filename()) -> [result()].
 of_log(Suite, Logs) ->
     Files = filelib:wildcard(filename:join([Logs, "ct_run*", "**", "suite.log"])),
-    number(lists:append([cases(Suite, File) || File <- Files])).
+    lists:append([cases(Suite, File) || File <- Files]).
 
 cases(Suite, File) ->
     {ok, Text} = file:read_file(File),
-    Prefix = atom_to_list(Suite) ++ ":",
-    [result(Suite, list_to_atom(Name), Fields)
-     || Part <- tl(string:split(["\n" | binary_to_list(Text)], "\n=case", all)),
-        [First | Fields] <- [string:split(Part, "\n", all)],
-        Name <- [string:prefix(string:trim(First), Prefix)],
-        Name =/= nomatch,
-        not lists:member(Name, ["init_per_suite", "end_per_suite", "init_per_group",
-                                "end_per_group"])].
+    [_ | Parts] = string:split(["\n" | binary_to_list(Text)], "\n=case ", all),
+    {Results, _} = lists:foldl(fun(Part, So) -> part(Suite, string:split(Part, "\n", all), So) end,
+                               {[], []}, Parts),
+    lists:reverse(Results).
 
-result(Suite, Name, Fields) ->
-    #{suite => Suite, name => Name,
+%% What stands between the begin and the end of groups belongs to the innermost.
+part(Suite, [First | Fields], {Results, Groups}) ->
+    case string:split(string:trim(First), ":") of
+        [_, "init_per_group"] -> {Results, [group(Fields) | Groups]};
+        [_, "end_per_group"] -> {Results, Groups -- [group(Fields)]};
+        [_, "init_per_suite"] -> {Results, Groups};
+        [_, "end_per_suite"] -> {Results, Groups};
+        [_, Name] -> {[result(Suite, hd(Groups ++ [none]), Name, Fields) | Results], Groups}
+    end.
+
+%% The first of the properties, which are a term, but perhaps an unreadable one.
+group(Fields) ->
+    {match, [Name]} = re:run(field("=group_props", Fields), "{name,'?([^',}]+)'?}",
+                             [{capture, all_but_first, list}]),
+    list_to_atom(Name).
+
+result(Suite, Group, Name, Fields) ->
+    #{suite => Suite, group => Group, name => list_to_atom(Name),
       result => outcome(field("=result", Fields)), seconds => seconds(field("=elapsed", Fields))}.
 
 field(Name, Fields) ->
@@ -61,13 +73,6 @@ seconds(Text) ->
         {Seconds, _} -> Seconds
     end.
 
-number(Results) ->
-    {Numbered, _} = lists:mapfoldl(fun(#{name := Name} = Result, Seen) ->
-                                           Nth = maps:get(Name, Seen, 0) + 1,
-                                           {Result#{nth => Nth}, Seen#{Name => Nth}}
-                                   end, #{}, Results),
-    Numbered.
-
 %% @doc How many of each.
 -spec tally([result()]) -> iolist().
 tally(Results) ->
@@ -77,22 +82,28 @@ tally(Results) ->
 
 %%% Lists in files
 
-%% @doc A list that write/2 has written: suite, case, which of that name, result, seconds.
+%% @doc A list that write/2 has written: suite, group, case, result, seconds.
 -spec read(file:filename()) -> [result()].
 read(File) ->
-    [#{suite => list_to_atom(Suite), name => list_to_atom(Name), nth => list_to_integer(Nth),
+    [#{suite => list_to_atom(Suite), group => list_to_atom(Group), name => list_to_atom(Name),
        result => list_to_atom(Result), seconds => seconds(Seconds)}
-     || [Suite, Name, Nth, Result, Seconds] <- [string:lexemes(Line, " ") || Line <- lines(File)]].
+     || [Suite, Group, Name, Result, Seconds] <- [string:lexemes(Line, " ") || Line <- lines(File)]].
 
 -spec write(file:filename(), [result()]) -> ok.
 write(File, Results) ->
-    Head = "# OTP's suites over inet_tcp, written by test/otp/run.sh baseline: suite, case, which of "
-           "that name, result, seconds\n",
-    Lines = [io_lib:format("~-24ts ~-44ts ~b ~-8ts ~.1f~n", [Suite, Name, Nth, Result, Seconds])
-             || #{suite := Suite, name := Name, nth := Nth, result := Result,
+    Head = "# OTP's suites over inet_tcp, written by test/otp/run.sh baseline: suite, group, case, "
+           "result, seconds\n",
+    Lines = [io_lib:format("~ts ~ts ~ts ~-8ts ~.1f~n",
+                           [padded(Suite, 24), padded(Group, 18), padded(Name, 44), Result, Seconds])
+             || #{suite := Suite, group := Group, name := Name, result := Result,
                   seconds := Seconds} <- Results],
     ok = filelib:ensure_dir(File),
     ok = file:write_file(File, [Head | Lines]).
+
+%% @doc In a column of this width, or wider.
+-spec padded(atom(), pos_integer()) -> iolist().
+padded(Atom, Width) ->
+    string:pad(atom_to_list(Atom), Width).
 
 %% @doc Cases that are not run over macula: `suite case reason' a line.
 -spec read_exceptions(file:filename()) -> exceptions().
@@ -118,7 +129,7 @@ compare(Expected, Results, Exceptions) ->
 judge(#{suite := Suite, name := Name, result := Wanted} = Expected, Found, Exceptions) ->
     Result = result(Found),
     {Verdict, Why} = verdict(Wanted, Result, maps:get({Suite, Name}, Exceptions, none)),
-    (maps:with([suite, name, nth], Expected))#{expected => Wanted, result => Result,
+    (maps:with([suite, group, name], Expected))#{expected => Wanted, result => Result,
                                                verdict => Verdict, why => Why}.
 
 result(missing) -> missing;
@@ -142,5 +153,5 @@ second_attempt(Verdicts, Results) ->
 by_case(Results) ->
     maps:from_list([{key(Result), Result} || Result <- Results]).
 
-key(#{name := Name, nth := Nth}) ->
-    {Name, Nth}.
+key(#{group := Group, name := Name}) ->
+    {Group, Name}.

@@ -7,9 +7,9 @@
 -export_type([options/0]).
 
 -type options() :: #{carrier := macula | inet_tcp, ebin := file:filename(), suite := module(),
-                     cases := all | [atom()], paths := [file:filename()],
-                     skip := [atom()], examples := [file:filename()],
-                     logs := file:filename(), seconds := pos_integer()}.
+                     cases := all | [{Group :: atom(), Case :: atom()}],
+                     paths := [file:filename()], skip := [atom()],
+                     examples := [file:filename()], logs := file:filename(), seconds := pos_integer()}.
 
 %% In the environment of every process of the run, whatever session or process group it moves to.
 -define(MARK, "MACULA_OTP_SUITES_RUN").
@@ -45,7 +45,10 @@ spec(#{suite := Suite, cases := all, skip := Skip, paths := Paths}) ->
     [{suites, Dir, Suite}
      | [{skip_cases, Dir, Suite, Skip, "test/otp/exceptions"} || Skip =/= []]];
 spec(#{suite := Suite, cases := Cases, paths := Paths}) ->
-    [{cases, lists:last(Paths), Suite, Cases}].
+    [case Group of
+         none -> {cases, lists:last(Paths), Suite, Case};
+         _ -> {groups, lists:last(Paths), Suite, Group, {cases, [Case]}}
+     end || {Group, Case} <- Cases].
 
 %% A home, and with it a cookie, keys and a registry of nodes, of its own. So has epmd a port: what
 %% asks for it over macula finds none, so nothing can pass over TCP by mistake.

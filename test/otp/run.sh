@@ -55,25 +55,41 @@ fetch() {
     rm -rf "$work/apt"
 }
 
-# Twice: as it is, and with what concerns the carrier changed.
+# Twice: as it is, and to be changed for macula.
 unpack() {
     mkdir -p "$work/unpacked/inet_tcp"
     tar -xf "$1" -C "$work/unpacked/inet_tcp" --strip-components=1 --wildcards \
         '*/lib/kernel/test' '*/lib/kernel/examples' '*/lib/stdlib/test' '*/erts/emulator/test' \
         '*/lib/common_test/test_server'
     cp -R "$work/unpacked/inet_tcp" "$work/unpacked/macula"
-    for script in "$here"/patches/*.sed; do
-        find "$work/unpacked/macula" -name "$(basename "$script" .sed).erl" -exec sed -i -f "$script" {} +
-    done
     # The name says that it is whole.
     mv "$work/unpacked" "$source"
 }
 
-[ -d "$source" ] || fetch
+# What has not changed keeps its time stamp, and is not compiled again.
+change_suites() {
+    for script in "$here"/patches/*.sed; do
+        original=$(find "$source/inet_tcp" -name "$(basename "$script" .sed).erl")
+        [ -n "$original" ] || continue
+        changed=$source/macula${original#"$source/inet_tcp"}
+        sed -f "$script" "$original" >"$changed.new"
+        if cmp -s "$changed.new" "$changed"; then rm "$changed.new"; else mv "$changed.new" "$changed"; fi
+    done
+}
+
 # Copies, so that a build meanwhile does not change what is tested.
-rm -rf "$work/tool" "$work/macula"
-mkdir -p "$work/tool" "$work/macula/priv"
-cp -R "$root/_build/default/lib/macula/ebin" "$work/macula/"
-cp "$root/priv/macula_nif.so" "$work/macula/priv/"
+copy_macula() {
+    rm -rf "$work/macula"
+    mkdir -p "$work/macula/priv"
+    cp -R "$root/_build/default/lib/macula/ebin" "$work/macula/"
+    cp "$root/priv/macula_nif.so" "$work/macula/priv/"
+}
+
+[ -d "$source" ] || fetch
+if [ "${1:-}" != baseline ]; then
+    change_suites
+    copy_macula
+fi
+mkdir -p "$work/tool"
 erlc +warnings_as_errors -o "$work/tool" "$here"/*.erl
 exec erl +Bd -noinput -pa "$work/tool" -s otp_suites main -extra "$here" "$work" "$work/macula/ebin" "$@"
