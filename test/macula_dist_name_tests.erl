@@ -10,7 +10,8 @@ split_test_() ->
      ?_assertMatch({ok, #{host := {0, 0, 0, 0, 0, 0, 0, 1}, port := 4433}}, split('a@[::1]:4433')),
      ?_assertMatch({ok, #{host := {0, 0, 0, 0, 0, 0, 0, 1}, port := default}}, split('a@[::1]')),
      ?_assertMatch({ok, #{host := {0, 0, 0, 0, 0, 0, 0, 1}, port := default,
-                          text := "::1"}}, split('a@::1'))].
+                          text := "::1"}}, split('a@::1')),
+     ?_assertMatch({ok, #{host := "1:bc3:0:1", port := default}}, split('a@1:bc3:0:1'))].
 
 illegal_test_() ->
     [?_assertEqual({error, Error}, split(Name))

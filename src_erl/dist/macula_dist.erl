@@ -117,7 +117,14 @@ do_accept(Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     end,
     Timer = dist_util:start_timer(SetupTime),
     HsData = hs_data(Kernel, MyNode, macula_dist_socket:adopt(Socket, self()), Timer),
-    dist_util:handshake_other_started(HsData#hs_data{allowed = Allowed}).
+    Peer = macula_dist_socket:peer(Socket),
+    dist_util:handshake_other_started(HsData#hs_data{allowed = allowed(Allowed, Peer)}).
+
+%% Whom OTP's handshake may be with: nobody else than whom the hello was with, or who could take the
+%% place of another node. A node without a name gets one only now. What net_kernel:allow/1 was told
+%% comes first; an empty list of it allows all.
+allowed([], Peer) when Peer =/= <<>> -> [unicode:characters_to_list(Peer)];
+allowed(Allowed, _) -> Allowed.
 
 %% We call a peer.
 

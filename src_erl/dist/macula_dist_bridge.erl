@@ -36,7 +36,16 @@
                 phase = handshake :: phase(),
                 dhandle :: erlang:dist_handle() | undefined,
                 input :: pid() | undefined,
-                since = 0 :: non_neg_integer()}).
+                since = 0 :: non_neg_integer(),
+                injects :: boolean(),
+                waiting = [] :: [injection()]}).
+
+%% A frame that some process of this node made itself, and waits to see sent. OTP's own test suites
+%% do that with any controller that is a process. Obeyed with the flag below only: a peer may be
+%% handed anything so.
+-type injection() :: {send, pid(), reference(), iodata()}.
+
+-define(INJECT_FLAG, macula_dist_inject).
 
 %% @doc Started under macula_dist_bridge_sup; owns the link from then on.
 %%
@@ -72,7 +81,8 @@ init(Parent, Link, Ticker) ->
     ok = macula_nif:link_own(Link, self()),
     proc_lib:init_ack(Parent, {ok, self()}),
     loop(#state{parent = Parent, ticker = Ticker, link = Link,
-                id = macula_nif:link_id(Link)}).
+                id = macula_nif:link_id(Link),
+                injects = init:get_argument(?INJECT_FLAG) =/= error}).
 
 loop(#state{phase = draining} = State) ->
     receive
@@ -88,7 +98,7 @@ loop(State) ->
 handle(dist_data, #state{phase = idle} = State) ->
     loop(State#state{phase = draining});
 handle({macula_link, Id, writable}, #state{id = Id, phase = blocked} = State) ->
-    loop(State#state{phase = draining});
+    loop(resume(State#state{phase = draining}));
 handle({macula_link, Id, {closed, _}}, #state{id = Id, phase = handshake} = State) ->
     %% Not the ticker's end: it may have been told to wait for net_kernel to
     %% put the peer's own connection in its place. If it is reading, it knows.
@@ -98,6 +108,8 @@ handle({established, {Ticker, Ref}, Node, DHandle}, #state{ticker = Ticker} = St
     NewState = establish(Node, DHandle, State),
     Ticker ! {Ref, ok},
     loop(NewState);
+handle({send, _, _, _} = Injection, #state{injects = true} = State) ->
+    inject(Injection, State);
 handle(finish_timeout, State) ->
     leave(connection_closed, State);
 handle({'EXIT', Parent, Reason}, #state{parent = Parent} = State) ->
@@ -142,6 +154,23 @@ drained({error, closed}, _, State) -> loop(finish(State)).
 
 send(_, []) -> ok;
 send(Link, Frames) -> macula_nif:link_send(Link, Frames).
+
+%% Answered when the link has taken the frame, so that whoever sends many of them
+%% comes to wait as a sender of messages would.
+inject(Injection, #state{phase = blocked, waiting = Waiting} = State) ->
+    loop(State#state{waiting = [Injection | Waiting]});
+inject({send, From, Ref, Data}, #state{phase = Phase, link = Link} = State)
+  when Phase =:= idle; Phase =:= draining ->
+    Sent = send(Link, [{iolist_size(Data), erlang:iolist_to_iovec(Data)}]),
+    From ! {Ref, ok},
+    drained(Sent, more, State);
+inject({send, From, Ref, _}, State) ->
+    From ! {Ref, {error, closed}},
+    loop(State).
+
+resume(#state{waiting = Waiting} = State) ->
+    lists:foreach(fun(Injection) -> self() ! Injection end, lists:reverse(Waiting)),
+    State#state{waiting = []}.
 
 take(_, Count, Bytes, Frames) when Count >= ?BATCH_FRAMES; Bytes >= ?BATCH_BYTES ->
     {more, Bytes, lists:reverse(Frames)};

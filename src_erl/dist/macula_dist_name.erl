@@ -60,8 +60,21 @@ host_and_port(Text) ->
         [Host] -> {ok, host(Host), default};
         ["", _] -> {error, empty_host};
         [Host, Port] -> with_port({ok, host(Host), default}, Port);
-        _ -> literal(Text, default)
+        [_, _ | _] -> literal_or_name(literal(Text, default), Text)
     end.
+
+%% Six groups and no `::' make no address, but OTP takes them for the name of a
+%% host, which this machine's registry can still know.
+literal_or_name({ok, _, _} = Literal, _) ->
+    Literal;
+literal_or_name({error, _} = Error, Text) ->
+    case lists:all(fun is_of_literal/1, Text) of
+        true -> {ok, Text, default};
+        false -> Error
+    end.
+
+is_of_literal(Char) ->
+    lists:member(Char, "0123456789abcdefABCDEF:").
 
 host(Text) ->
     case inet:parse_strict_address(Text) of

@@ -2,7 +2,7 @@
 %% what dist_util asks of it. Runs in the connection's ticker process.
 -module(macula_dist_socket).
 
--export([new/1, adopt/2, bridge/1, address/1]).
+-export([new/1, adopt/2, bridge/1, address/1, peer/1]).
 -export([send/2, recv/3, tick/1, getstat/1, setopts/2, getopts/2]).
 
 -export_type([socket/0]).
@@ -32,6 +32,10 @@ bridge(#macula{bridge = Bridge}) when is_pid(Bridge) -> Bridge.
 
 -spec address(socket()) -> macula_nif:address().
 address(#macula{link = Link}) -> macula_nif:link_address(Link).
+
+%% @doc The name that the peer had in the hello; empty when it has none yet.
+-spec peer(socket()) -> binary().
+peer(#macula{link = Link}) -> macula_nif:link_peer(Link).
 
 -spec send(socket(), iodata()) -> ok | {error, closed}.
 send(#macula{link = Link}, Packet) ->

@@ -6,8 +6,21 @@ use macula_core::keys::{self, CookieKey};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
+use crate::endpoint::Shared;
+
 /// A cookie, wiped from memory when dropped.
 pub type Cookie = Zeroizing<Vec<u8>>;
+
+/// Has this node's own cookie stretched before the first hello needs it: a node that starts often
+/// has little time for its first call (a slow machine, a short `net_setuptime`, a one-shot tool).
+pub(crate) async fn prepare(shared: Arc<Shared>) {
+    let mut closed = shared.closed.subscribe();
+    tokio::select! {
+        // What goes wrong goes wrong again, and is told, when the key is needed.
+        _ = shared.key_shared_with("") => {}
+        _ = closed.changed() => {}
+    }
+}
 
 /// Keys remembered. A node has one cookie, and perhaps others for a few peers; the cache is only
 /// there to stretch each once, so the oldest may go.

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::{self, Door, Strangers};
 use crate::certificate::{CertificateFault, CertificateFiles, FileError};
-use crate::cookies::{Cookie, CookieKeys};
+use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
@@ -121,7 +121,7 @@ pub(crate) struct Shared {
     links: Mutex<HashMap<u64, Weak<Link>>>,
     began: Instant,
     closing: AtomicBool,
-    closed: watch::Sender<bool>,
+    pub(crate) closed: watch::Sender<bool>,
     pub(crate) refused: AtomicU64,
     pub(crate) failed: AtomicU64,
     handshakes: Arc<AtomicU64>,
@@ -162,6 +162,7 @@ impl Endpoint {
         });
         let (accepted, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(accept::run(shared.clone(), shared.quinn.clone(), Door::Own(accepted)));
+        tokio::spawn(cookies::prepare(shared.clone()));
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
         if config.certificates != CertificateFiles::default() {
