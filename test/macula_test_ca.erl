@@ -12,12 +12,13 @@
 -type options() :: #{san := [{dNSName | rfc822Name, string()}],
                      validity => {calendar:date(), calendar:date()}}.
 
--define(CURVE, [{digest, sha256}, {key, {namedCurve, secp256r1}}]).
+%% Not elliptic: public_key of OTP 25 signs those with parameters that do not belong there.
+-define(KEY, [{digest, sha256}, {key, {rsa, 2048, 65_537}}]).
 
 %% @doc A CA called so, whose files are in the directory.
 -spec new(file:filename(), string()) -> ca().
 new(Directory, Name) ->
-    Root = #{cert := Cert} = public_key:pkix_test_root_cert(Name, ?CURVE),
+    Root = #{cert := Cert} = public_key:pkix_test_root_cert(Name, ?KEY),
     Ca = #{directory => filename:join(Directory, Name), root => Root},
     write(file(Ca), [{'Certificate', Cert, not_encrypted}]),
     Ca.
@@ -32,7 +33,7 @@ file(#{directory := Directory}) ->
 issue(#{directory := Directory, root := Root}, Name, #{san := San} = Options) ->
     Extension = #'Extension'{extnID = ?'id-ce-subjectAltName', extnValue = San, critical = false},
     Validity = [{validity, V} || {ok, V} <- [maps:find(validity, Options)]],
-    Peer = [{extensions, [Extension]} | Validity] ++ ?CURVE,
+    Peer = [{extensions, [Extension]} | Validity] ++ ?KEY,
     Chain = #{root => Root, intermediates => [], peer => Peer},
     #{server_config := Config} = public_key:pkix_test_data(#{server_chain => Chain, client_chain => Chain}),
     {KeyType, Key} = proplists:get_value(key, Config),

@@ -82,7 +82,7 @@ files_that_are_wrong(Config) ->
          [?assertMatch({_, _}, binary:match(Said, iolist_to_binary(Text)), {Text, Said}) || Text <- Texts]
      end
      || {Options, Texts} <-
-            [{#{tls_verify => verify_peer, cacertfile => Missing}, [Missing, "cannot listen"]},
+            [{#{tls_verify => verify_peer, cacertfile => Missing}, [Missing, "No such file"]},
              {#{certfile => Cert, keyfile => OtherKey}, [OtherKey, "not the key of the certificate in", Cert]},
              {#{certfile => Key, keyfile => Key}, [Key, "no certificate"]},
              {#{certfile => Cert}, ["option keyfile is missing, which certfile needs"]},

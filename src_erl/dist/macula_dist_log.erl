@@ -195,7 +195,7 @@ fault(expired) -> "has expired";
 fault(not_yet_valid) -> "is not valid yet";
 fault(unknown_issuer) -> "does not come from a CA of the cacertfile";
 fault(wrong_name) -> "names neither the node nor its host";
-fault(unfit) -> "is not meant for this (key usage)".
+fault(unfit) -> "cannot be used for this (key usage, constraints or signature algorithm)".
 
 span(Seconds) when Seconds < 7_200 -> io_lib:format("~b minutes", [Seconds div 60]);
 span(Seconds) when Seconds < 172_800 -> io_lib:format("~b hours", [Seconds div 3_600]);
