@@ -51,15 +51,18 @@ impl Queue {
         Some(pause)
     }
 
-    /// Adds a tick, ahead of whatever waits. False when the link is closing.
+    /// Adds a tick, ahead of whatever waits. False when the link is closing: nothing is added then,
+    /// since in OTP's handshake it would pass for a packet.
     pub(crate) fn tick(&self) -> bool {
         let mut state = self.state.lock();
+        if state.closing {
+            return false;
+        }
         state.ticks += 1;
         state.credit.queued(TICK.len());
-        let open = !state.closing;
         drop(state);
         self.changed.notify_one();
-        open
+        true
     }
 
     /// Takes nothing more; what waits is still written.
