@@ -6,7 +6,8 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, init_per_testcase/2, end_per_testcase/2]).
--export([flood/1, half_open_forged/1, half_open_real/1]).
+-export([flood/1, half_open_forged/1, half_open_real/1, forged_reports/1,
+         dialling_beside_forged_reports/1]).
 
 -import(macula_test_node, [start/2, call/2, call/3, call/4, name/1, connect/2, wait_until/1, unique/1, full/2]).
 
@@ -39,7 +40,8 @@ suite() ->
     [{timetrap, {minutes, 6}}].
 
 all() ->
-    [flood, half_open_forged, half_open_real].
+    [flood, half_open_forged, half_open_real, forged_reports,
+     dialling_beside_forged_reports].
 
 init_per_suite(Config) ->
     case os:cmd("id -u") of
@@ -107,6 +109,37 @@ half_open(Kind, Config) ->
            [Kind, ?HALF_OPEN, Times, Quiet, Stats]),
     ct:log("~ts", [ended(Attack)]),
     ?assert(lists:max(Times) =< ?CONNECT_MS + lists:max(Quiet)).
+
+%% Reports, which anybody can forge, that the peer's port is closed: an idle link to a peer that is
+%% alive survives them.
+forged_reports(Config) ->
+    {A, B} = {good_node("a", Config), victim_node(Config)},
+    connect(A, B),
+    NodeA = name(A),
+    Attack = attack(attacker, ["unreachable", address(?VICTIM, ?PORT), address(?GOOD, ?PORT), "20",
+                               integer_to_list(full(30, 8))], Config),
+    Watch = call(B, fun() ->
+                        spawn(fun() -> true = monitor_node(NodeA, true), register(watch, self()),
+                                       receive {nodedown, NodeA} -> exit(down) end
+                              end)
+                    end),
+    ct:log("~ts", [ended(Attack)]),
+    #{unreachable := Reports} = call(B, macula_dist_endpoint, stats, []),
+    ct:log("~b reports arrived", [Reports]),
+    %% Each was read, or this would show nothing.
+    ?assert(Reports > 20),
+    ?assert(call(B, erlang, is_process_alive, [Watch])),
+    ?assertEqual([NodeA], call(B, erlang, nodes, [])).
+
+%% The same while the peer is dialled: it answers, and that counts.
+dialling_beside_forged_reports(Config) ->
+    {A, B} = {good_node("a", Config), victim_node(Config)},
+    Attack = attack(attacker, ["unreachable", address(?VICTIM, ?PORT), address(?GOOD, ?PORT), "200", "5"], Config),
+    %% Until the reports arrive.
+    wait_until(fun() -> maps:get(unreachable, call(B, macula_dist_endpoint, stats, [])) > 10 end),
+    Times = connect_times(B, name(A)),
+    ct:pal("connecting took ~w ms", [Times]),
+    _ = ended(Attack).
 
 %% The first time a node meets another, and some later ones.
 connect_times(Server, Node) ->

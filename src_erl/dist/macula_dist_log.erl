@@ -16,6 +16,12 @@
 -define(REPEAT_MS, 5_000).
 %% Node names that never worked must not pile up.
 -define(MAX_NODES, 1_000).
+%% Refusals told in a minute, from wherever: one a node of a cluster with the
+%% wrong cookie, and no more than a log can take for days.
+-define(MAX_REFUSALS, 20).
+-define(REFUSALS_MS, 60_000).
+%% What is shown of a name that a stranger gives itself.
+-define(MAX_NAME, 100).
 
 %% @doc Makes the table of recent lines; its owner is the endpoint process.
 -spec init() -> ok.
@@ -36,9 +42,36 @@ refused(_, _, wrong_name) ->
     %% port, as nodes do. That it is not here is said where it was asked for.
     ok;
 refused({Ip, _} = Address, Name, Reason) ->
-    %% A port is new with every attempt, and makes no news.
-    warn_once({refused, Ip}, {Name, Reason},
-              #{event => refused, address => Address, name => Name, reason => Reason}).
+    %% A port is new with every attempt and a name costs nothing: neither makes
+    %% news, or a stranger could fill the log.
+    Now = erlang:monotonic_time(millisecond),
+    case is_news({refused, Ip, Reason}, refused, Now) andalso may_tell(Now) of
+        {true, Untold} ->
+            ?LOG_WARNING(#{event => refused, address => Address, name => Name, reason => Reason,
+                           untold => Untold},
+                         metadata());
+        false ->
+            ok
+    end.
+
+%% Whether another refusal may be told now, and how many were not before it.
+%% Only the endpoint process asks. A row of another size than the rest: it
+%% outlives them.
+may_tell(Now) ->
+    case ets:lookup(?MODULE, refusals) of
+        [{_, Since, Told, Untold}] when Now - Since < ?REFUSALS_MS, Told >= ?MAX_REFUSALS ->
+            ets:insert(?MODULE, {refusals, Since, Told, Untold + 1}),
+            false;
+        [{_, Since, Told, Untold}] when Now - Since < ?REFUSALS_MS ->
+            ets:insert(?MODULE, {refusals, Since, Told + 1, 0}),
+            {true, Untold};
+        [{_, _, _, Untold}] ->
+            ets:insert(?MODULE, {refusals, Now, 1, 0}),
+            {true, Untold};
+        [] ->
+            ets:insert(?MODULE, {refusals, Now, 1, 0}),
+            {true, 0}
+    end.
 
 %% @doc There is something to know about this node's certificates.
 -spec certificate(renewed | expired | {ending, Seconds :: non_neg_integer()}
@@ -83,11 +116,8 @@ let_through(Handler) ->
     logger:add_handler_filter(Handler, macula,
                               {fun logger_filters:domain/2, {log, sub, [macula]}}).
 
-warn_once(Node, Report) ->
-    warn_once(Node, Report, Report).
-
-warn_once(About, News, Report) ->
-    case is_news(About, News, erlang:monotonic_time(millisecond)) of
+warn_once(About, Report) ->
+    case is_news(About, Report, erlang:monotonic_time(millisecond)) of
         true -> ?LOG_WARNING(Report, metadata());
         false -> ok
     end.
@@ -104,7 +134,7 @@ is_news(About, News, Now) ->
 
 remember(About, Hash, Now) ->
     case ets:info(?MODULE, size) of
-        Size when is_integer(Size), Size >= ?MAX_NODES -> ets:delete_all_objects(?MODULE);
+        Size when is_integer(Size), Size >= ?MAX_NODES -> ets:match_delete(?MODULE, {'_', '_', '_'});
         _ -> ok
     end,
     ets:insert(?MODULE, {About, Hash, Now}).
@@ -119,10 +149,9 @@ format(#{event := illegal_name, node := Node, reason := Error}) ->
 format(#{event := refused, address := Address, reason := {own_certificate, _} = Reason}) ->
     {"macula: ~ts was not let in by this node: ~ts. ~ts",
      [address(Address), reason(Reason), check(Reason)]};
-format(#{event := refused, address := Address, name := <<>>, reason := Reason}) ->
-    {"macula: refused ~ts: ~ts", [address(Address), refusal(Reason)]};
-format(#{event := refused, address := Address, name := Name, reason := Reason}) ->
-    {"macula: refused ~ts, which says it is ~ts: ~ts", [address(Address), called(Name), refusal(Reason)]};
+format(#{event := refused, address := Address, name := Name, reason := Reason, untold := Untold}) ->
+    {"macula: refused ~ts~ts: ~ts~ts",
+     [address(Address), called(Name), refusal(Reason), untold(Untold)]};
 format(#{event := certificates_renewed}) ->
     {"macula: new certificates are in use", []};
 format(#{event := certificate_expired}) ->
@@ -202,7 +231,18 @@ span(Seconds) when Seconds < 172_800 -> io_lib:format("~b hours", [Seconds div 3
 span(Seconds) -> io_lib:format("~b days", [Seconds div 86_400]).
 
 %% What a stranger calls itself is shown as what it is: bytes from the network.
-called(Name) -> io_lib:format("~0tp", [Name]).
+called(<<>>) -> "";
+called(Name) ->
+    case unicode:characters_to_list(Name) of
+        [_ | _] = Long when length(Long) > ?MAX_NAME ->
+            Shown = unicode:characters_to_binary(lists:sublist(Long, ?MAX_NAME)),
+            io_lib:format(", which says it is ~0tp and so on", [Shown]);
+        _ ->
+            io_lib:format(", which says it is ~0tp", [Name])
+    end.
+
+untold(0) -> "";
+untold(Count) -> io_lib:format(" (~b more were refused before, too many to tell)", [Count]).
 
 origin({os_env, Name}) -> Name;
 origin({app_env, kernel, Key}) -> io_lib:format("kernel's ~tp", [Key]);

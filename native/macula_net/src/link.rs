@@ -167,6 +167,14 @@ impl LinkState {
         reason
     }
 
+    /// Sends something that a living peer acknowledges. In OTP's handshake, where a tick would be
+    /// no packet, quinn repeats what is unanswered, and net_kernel's timer decides.
+    fn ask_for_life(&self) {
+        if self.established.get().is_some() {
+            self.queue.tick();
+        }
+    }
+
     fn tell_owner(&self, tell: impl Fn(&dyn Owner)) {
         if let Some(owner) = &*self.owner.lock() {
             tell(&**owner);
@@ -382,12 +390,10 @@ async fn gone(state: &LinkState, reports: &Watch) {
         reports.next().await;
         liveness.unreachable(began.elapsed(), received());
         loop {
-            match liveness.verdict(began.elapsed(), received()) {
+            match liveness.verdict(began.elapsed(), received(), state.connection.rtt()) {
                 Verdict::Alive => break,
                 Verdict::Gone => return,
-                // quinn itself repeats what is unanswered, which brings an acknowledgement or
-                // the next report.
-                Verdict::Doubtful => {}
+                Verdict::Doubtful => state.ask_for_life(),
             }
             tokio::select! {
                 () = reports.next() => liveness.unreachable(began.elapsed(), received()),

@@ -1,9 +1,10 @@
 //! Whether the peer of an established link is gone, from "port unreachable" reports.
 //!
 //! A killed process sends no goodbye, but its host answers our next datagrams with ICMP port
-//! unreachable. One such report may be stale or forged (RFC 5927), so it only starts a trial: the
-//! link is given up when reports keep coming and nothing at all arrives from the peer meanwhile.
-//! Silence alone proves nothing and is left to `net_ticktime`.
+//! unreachable. One such report may be stale, and any number of them forged (RFC 5927), so they only
+//! start a trial, in which the peer is asked for a sign of life: the link is given up when reports
+//! keep coming and nothing at all arrives from the peer meanwhile. Silence alone proves nothing and
+//! is left to `net_ticktime`.
 
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ pub const REPORTS: u32 = 3;
 /// times on a LAN, where round trips take a millisecond or so.
 pub const TRIAL: Duration = Duration::from_millis(500);
 
+/// How many round trips the peer has to answer in, where these are long.
+pub const ROUND_TRIPS: u32 = 3;
+
 /// A trial that gets no further report for this long is over: the path works or is merely silent.
 pub const FORGET: Duration = Duration::from_secs(10);
 
@@ -22,7 +26,7 @@ pub const FORGET: Duration = Duration::from_secs(10);
 pub enum Verdict {
     /// No reason for doubt.
     Alive,
-    /// On trial: probe it and ask again.
+    /// On trial: ask it for a sign of life, and ask here again.
     Doubtful,
     /// Gone.
     Gone,
@@ -57,8 +61,9 @@ impl Liveness {
         }
     }
 
-    /// The verdict at `now`, when `received` datagrams have ever arrived from the peer.
-    pub fn verdict(&mut self, now: Duration, received: u64) -> Verdict {
+    /// The verdict at `now`, when `received` datagrams have ever arrived from the peer, which answers
+    /// in `rtt` at best.
+    pub fn verdict(&mut self, now: Duration, received: u64, rtt: Duration) -> Verdict {
         let Some(trial) = &self.trial else {
             return Verdict::Alive;
         };
@@ -68,7 +73,7 @@ impl Liveness {
             self.trial = None;
             return Verdict::Alive;
         }
-        let over = now.saturating_sub(trial.began) >= TRIAL;
+        let over = now.saturating_sub(trial.began) >= TRIAL.max(rtt * ROUND_TRIPS);
         if over && trial.reports >= REPORTS { Verdict::Gone } else { Verdict::Doubtful }
     }
 }
@@ -82,12 +87,12 @@ mod tests {
     #[test]
     fn repeated_reports_and_silence_are_death() {
         let mut liveness = Liveness::default();
-        assert_eq!(liveness.verdict(Duration::ZERO, 7), Verdict::Alive);
+        assert_eq!(liveness.verdict(Duration::ZERO, 7, MS), Verdict::Alive);
         for ms in [0, 30, 90] {
             liveness.unreachable(ms * MS, 7);
-            assert_eq!(liveness.verdict(ms * MS, 7), Verdict::Doubtful);
+            assert_eq!(liveness.verdict(ms * MS, 7, MS), Verdict::Doubtful);
         }
-        assert_eq!(liveness.verdict(TRIAL, 7), Verdict::Gone);
+        assert_eq!(liveness.verdict(TRIAL, 7, MS), Verdict::Gone);
     }
 
     #[test]
@@ -96,8 +101,19 @@ mod tests {
         for ms in 0..20 {
             liveness.unreachable(ms * MS, 7);
         }
-        assert_eq!(liveness.verdict(TRIAL * 2, 8), Verdict::Alive);
-        assert_eq!(liveness.verdict(TRIAL * 3, 8), Verdict::Alive);
+        assert_eq!(liveness.verdict(TRIAL * 2, 8, MS), Verdict::Alive);
+        assert_eq!(liveness.verdict(TRIAL * 3, 8, MS), Verdict::Alive);
+    }
+
+    #[test]
+    fn a_distant_peer_has_longer() {
+        let mut liveness = Liveness::default();
+        for ms in [0, 100, 200] {
+            liveness.unreachable(ms * MS, 7);
+        }
+        let rtt = TRIAL;
+        assert_eq!(liveness.verdict(rtt * ROUND_TRIPS - MS, 7, rtt), Verdict::Doubtful);
+        assert_eq!(liveness.verdict(rtt * ROUND_TRIPS, 7, rtt), Verdict::Gone);
     }
 
     #[test]
@@ -105,7 +121,7 @@ mod tests {
         let mut liveness = Liveness::default();
         liveness.unreachable(Duration::ZERO, 0);
         liveness.unreachable(1 * MS, 0);
-        assert_eq!(liveness.verdict(FORGET, 0), Verdict::Doubtful);
-        assert_eq!(liveness.verdict(FORGET + 2 * MS, 0), Verdict::Alive);
+        assert_eq!(liveness.verdict(FORGET, 0, MS), Verdict::Doubtful);
+        assert_eq!(liveness.verdict(FORGET + 2 * MS, 0, MS), Verdict::Alive);
     }
 }

@@ -7,6 +7,7 @@
 //! flood fire TARGET NETWORK RATE SECONDS FILE          random, recorded and valid initial packets
 //! flood half-open TARGET NETWORK COUNT SECONDS forged  handshakes begun, from addresses nobody has
 //! flood half-open TARGET NETWORK COUNT SECONDS real    the same from addresses that do receive
+//! flood unreachable TARGET PEER RATE SECONDS           ICMP: the peer's port is closed
 //! ```
 //!
 //! `NETWORK` is the first address of a /16 from which all sources are taken.
@@ -21,6 +22,7 @@ mod half_open;
 mod initial;
 mod random;
 mod record;
+mod unreachable;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -40,6 +42,9 @@ fn main() {
         }
         ["half-open", target, network, count, seconds, "real"] => {
             half_open::real(address(target), net(network), number(count), limit(seconds));
+        }
+        ["unreachable", target, peer, rate, seconds] => {
+            unreachable::run(address(target), address(peer), number(rate), limit(seconds));
         }
         _ => panic!("usage: see the first lines of examples/flood/main.rs"),
     }
