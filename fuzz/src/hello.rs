@@ -53,6 +53,17 @@ fn proved(message: &[u8], role: Role, local: &Local, said_before: &[u8]) -> Vec<
     [message, &[1, 0, keys::LEN as u8], &proof].concat()
 }
 
+/// Whether a claim ends where its proof is to begin: else its last bytes may pass for one.
+fn is_bare_claim(message: &[u8]) -> bool {
+    let name = |rest: &mut &[u8]| {
+        let (len, names) = rest.split_first_chunk()?;
+        *rest = names.get(usize::from(u16::from_be_bytes(*len))..)?;
+        Some(())
+    };
+    let mut rest = message.get(1 + 1 + 8 + 1 + 32 + 16..).unwrap_or_default();
+    name(&mut rest).and(name(&mut rest)).is_some() && rest.is_empty()
+}
+
 fn is_sound(peer: &Peer, ours: &Local) {
     assert!((1..=ours.streams).contains(&peer.streams));
     assert_eq!(peer.features & !ours.features, 0);
@@ -87,7 +98,10 @@ pub fn acceptor(input: &[u8]) {
                     assert!(name != ours.name && name == asked.cookie_of);
                     over = sent_elsewhere(&mut acceptor);
                 }
-                Err(step) => over = failed(&step),
+                Err(step) => {
+                    assert!(!(holder && is_bare_claim(message)), "a good proof is not believed");
+                    over = failed(&step);
+                }
             },
             Step::Done(peer) => {
                 assert_eq!(Some(peer), verified);
@@ -156,7 +170,15 @@ pub fn dialler(input: &[u8]) {
                 assert!(holder, "sent to {address} without a proof");
                 return assert!(reply.is_none() && address.port() > 0);
             }
-            Step::Failed(reply, _) => return assert_eq!(reply, None),
+            Step::Failed(reply, why) => {
+                let disbelieved = why == Failure::Refusing(Refusal::Proof);
+                let is_bare_welcome = message.len() == 1 + 16 + 8 + 1;
+                assert!(
+                    !(holder && is_bare_welcome && disbelieved && message[0] == WELCOME),
+                    "a good proof is not believed"
+                );
+                return assert_eq!(reply, None);
+            }
             Step::Verify(_) => panic!("a dialler verifies by itself"),
         }
     }
