@@ -14,6 +14,8 @@
 
 %% The same failure of the same node is said again only after this.
 -define(REPEAT_MS, 5_000).
+%% The last words of a boot that failed are worth this much waiting.
+-define(PRINT_MS, 2_000).
 %% Node names that never worked must not pile up.
 -define(MAX_NODES, 1_000).
 %% Refusals told in a minute, from wherever: one a node of a cluster with the
@@ -91,13 +93,26 @@ illegal_name(Node, Error) ->
     warn_once(Node, #{event => illegal_name, node => Node, reason => Error}).
 
 %% @doc This node cannot listen. The VM may halt right after, without waiting
-%% for the logger of the boot phase, a process that prints as messages come:
-%% it is given its turn, once, in a boot that has failed anyway.
+%% for the logger of the boot phase, a process that prints as messages come.
 -spec listen_failed(node() | string(), term()) -> ok.
 listen_failed(Node, Reason) ->
     ?LOG_ERROR(#{event => listen_failed, node => Node, reason => Reason}, metadata()),
-    receive
-    after 50 -> ok
+    printed(erlang:monotonic_time(millisecond) + ?PRINT_MS).
+
+%% Waits for OTP's handler of the boot phase to have nothing left to print.
+printed(Deadline) ->
+    Printer = whereis(logger_simple_h),
+    case is_pid(Printer) andalso process_info(Printer, [message_queue_len, status]) of
+        [{message_queue_len, 0}, {status, waiting}] ->
+            ok;
+        [_ | _] ->
+            receive after 5 -> ok end,
+            case erlang:monotonic_time(millisecond) < Deadline of
+                true -> printed(Deadline);
+                false -> ok
+            end;
+        _ ->
+            ok
     end.
 
 %% @doc Something failed that is worked around.
