@@ -1,6 +1,7 @@
 //! Carries out the hello of `macula_core::hello` on the first stream of a connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -10,6 +11,7 @@ use macula_core::hello::{
 use macula_core::keys::{self, CookieKey};
 use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
+use tokio::time::timeout;
 
 use crate::certificate::CertificateFault;
 use crate::endpoint::Shared;
@@ -17,6 +19,9 @@ use crate::registry;
 
 /// The label of the keying material a hello is bound to (RFC 8446, 7.5; RFC 5705, 4).
 const EXPORTER: &[u8] = b"EXPORTER-macula-hello-v1";
+
+/// How long a side that is refused may take to hear why. It may be gone already.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The stream of a link with what its hello told of the other side.
 pub(crate) struct Greeted {
@@ -202,7 +207,7 @@ async fn answer(send: &mut SendStream, step: Step, other: &str) -> Result<(), Gr
                 send.write_all(&reply).await.map_err(lost)?;
                 let _ = send.finish();
                 // Closing the connection now would discard the reason just written.
-                let _ = send.stopped().await;
+                let _ = timeout(LAST_WORDS, send.stopped()).await;
             }
             Err(GreetError::Hello(failure, other.to_owned()))
         }
