@@ -1,9 +1,8 @@
 //! Carries out the hello of `macula_core::hello` on the first stream of a connection.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use macula_core::hello::{
     self, Acceptor, Asked, Dialler, Failure, Local, MAX_MESSAGE, Peer, Refusal, Step, Wanted,
