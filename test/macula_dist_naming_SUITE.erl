@@ -152,16 +152,21 @@ stop_and_start(_) ->
     A = start(unique("a")),
     B = start(unique("b"), #{domain => none}),
     Name = name(B),
-    [begin
-         {ok, _} = call(B, net_kernel, start, [[Name, shortnames]]),
-         true = call(B, erlang, set_cookie, [list_to_atom(macula_test_node:cookie())]),
-         ?assertEqual(pong, ping(A, Name)),
-         ok = call(B, net_kernel, stop, []),
-         %% The emulator drops the name when the last controller process has gone.
-         wait_until(fun() -> call(B, erlang, node, []) =:= nonode@nohost end),
-         wait_until(fun() -> call(A, erlang, nodes, []) =:= [] end),
-         ?assertEqual([], call(B, macula, links, []))
-     end || _ <- lists:seq(1, 5)].
+    Creations =
+        [begin
+             {ok, _} = call(B, net_kernel, start, [[Name, shortnames]]),
+             true = call(B, erlang, set_cookie, [list_to_atom(macula_test_node:cookie())]),
+             ?assertEqual(pong, ping(A, Name)),
+             Creation = call(B, erlang, system_info, [creation]),
+             ok = call(B, net_kernel, stop, []),
+             %% The emulator drops the name when the last controller process has gone.
+             wait_until(fun() -> call(B, erlang, node, []) =:= nonode@nohost end),
+             wait_until(fun() -> call(A, erlang, nodes, []) =:= [] end),
+             ?assertEqual([], call(B, macula, links, [])),
+             Creation
+         end || _ <- lists:seq(1, 5)],
+    %% Pids of an earlier run are never taken for those of a later one.
+    ?assertEqual(Creations, lists:usort(Creations)).
 
 %% After a stop the node may come back under another name; the old one is free.
 other_name_after_stop(_) ->

@@ -53,11 +53,23 @@ listen_as(Node) ->
         {error, Reason} -> {error, {illegal_name, Reason}}
     end.
 
-%% Tells this run of the node from earlier ones: 32 bits, above the values
-%% that stand for something else. crypto is not there yet when a release of
-%% OTP 25 gets here.
+%% Tells this run of the node from earlier ones: 32 bits, above the values that
+%% stand for something else. Within one VM, where pids of earlier runs may still
+%% be held, each is the last one's successor, so that none comes twice.
 creation() ->
-    rand:uniform((1 bsl 32) - 4) + 3.
+    4 + atomics:add_get(creations(), 1, 1) rem ((1 bsl 32) - 4).
+
+%% crypto is not there yet when a release of OTP 25 gets here.
+creations() ->
+    case persistent_term:get(?MODULE, none) of
+        none ->
+            Creations = atomics:new(1, []),
+            ok = atomics:put(Creations, 1, rand:uniform(1 bsl 32)),
+            ok = persistent_term:put(?MODULE, Creations),
+            Creations;
+        Creations ->
+            Creations
+    end.
 
 %% @doc The same label as in `accept', and of a node that does not listen.
 -spec address() -> #net_address{}.
