@@ -49,7 +49,7 @@ impl Registration {
         prepare(directory)?;
         let _guard = guard(directory)?;
         let path = directory.join(file_name(name));
-        if read_entry(&path)?.is_some() {
+        if let Entry::Running(_) = read_entry(&path)? {
             return Err(RegisterError::Taken);
         }
         let new = directory.join(format!(".new-{}", std::process::id()));
@@ -66,18 +66,20 @@ impl Registration {
 impl Drop for Registration {
     /// Removes the entry unless it has become another's. Left over, it would only be stale.
     fn drop(&mut self) {
-        let ours = || Ok::<_, io::Error>(same_file(&self.file, &fs::metadata(&self.path)?));
         if let Ok(_guard) = guard(&self.directory)
-            && matches!(ours(), Ok(Ok(true)))
+            && is_at(&self.path, &self.file)
         {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn same_file(file: &File, other: &fs::Metadata) -> io::Result<bool> {
-    let metadata = file.metadata()?;
-    Ok((metadata.dev(), metadata.ino()) == (other.dev(), other.ino()))
+/// Whether `path` still leads to this file.
+fn is_at(path: &Path, file: &File) -> bool {
+    match (fs::metadata(path), file.metadata()) {
+        (Ok(there), Ok(here)) => (there.dev(), there.ino()) == (here.dev(), here.ino()),
+        _ => false,
+    }
 }
 
 /// The address of the running node `name`.
@@ -88,7 +90,7 @@ pub fn find(directory: &Path, name: &str) -> io::Result<Option<SocketAddr>> {
     if !checked(directory)? {
         return Ok(None);
     }
-    read_entry(&directory.join(file_name(name)))
+    look_up(directory, &directory.join(file_name(name)))
 }
 
 /// All running nodes with their addresses.
@@ -105,33 +107,57 @@ pub fn list(directory: &Path) -> io::Result<Vec<(String, SocketAddr)>> {
         let Some(name) = file.to_str().and_then(node_name) else {
             continue;
         };
-        if let Some(address) = read_entry(&directory.join(&file))? {
+        if let Some(address) = look_up(directory, &directory.join(&file))? {
             nodes.push((name, address));
         }
     }
     Ok(nodes)
 }
 
-/// The address in the entry at `path`, if its owner runs; a stale entry is removed.
-fn read_entry(path: &Path) -> io::Result<Option<SocketAddr>> {
+/// The address in the entry at `path`, if its owner runs. A stale entry is removed, but only while
+/// nobody publishes: else it could be the new owner's by then.
+fn look_up(directory: &Path, path: &Path) -> io::Result<Option<SocketAddr>> {
+    loop {
+        match read_entry(path)? {
+            Entry::Missing => return Ok(None),
+            Entry::Running(address) => return Ok(address),
+            // A new owner has just replaced it.
+            Entry::Stale(file) if !is_at(path, &file) => {}
+            Entry::Stale(file) => {
+                if let Ok(lock) = lock_file(directory)
+                    && lock.try_lock().is_ok()
+                    && is_at(path, &file)
+                {
+                    let _ = fs::remove_file(path);
+                }
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// What is found where a node would have its entry.
+enum Entry {
+    Missing,
+    /// Its owner holds it.
+    Running(Option<SocketAddr>),
+    /// Nobody holds it.
+    Stale(File),
+}
+
+fn read_entry(path: &Path) -> io::Result<Entry> {
     let mut file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entry::Missing),
         file => file?,
     };
     match file.try_lock_shared() {
-        Ok(()) => {
-            // Nobody holds it. Should a new owner just have replaced it, its file is another.
-            if fs::metadata(path).is_ok_and(|now| same_file(&file, &now).unwrap_or(false)) {
-                let _ = fs::remove_file(path);
-            }
-            return Ok(None);
-        }
+        Ok(()) => return Ok(Entry::Stale(file)),
         Err(TryLockError::WouldBlock) => {}
         Err(TryLockError::Error(error)) => return Err(error),
     }
     let mut text = String::new();
     Read::by_ref(&mut file).take(MAX_ENTRY).read_to_string(&mut text)?;
-    Ok(text.parse().ok())
+    Ok(Entry::Running(text.parse().ok()))
 }
 
 /// Makes the directory, and checks that nobody else can write to it.
@@ -157,11 +183,14 @@ fn checked(directory: &Path) -> io::Result<bool> {
 
 /// Keeps other writers out until dropped.
 fn guard(directory: &Path) -> io::Result<File> {
-    let path = directory.join(".lock");
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = lock_file(directory)?;
     file.lock()?;
     Ok(file)
+}
+
+fn lock_file(directory: &Path) -> io::Result<File> {
+    let path = directory.join(".lock");
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// The file of a node: its name, with all but plain characters as `%` and two hex digits.
@@ -243,6 +272,43 @@ mod tests {
         assert!(!dir.0.join("dead@host").exists());
         fs::write(dir.0.join("dead@host"), "127.0.0.1:9").unwrap();
         Registration::publish(&dir.0, "dead@host", address(1)).unwrap();
+    }
+
+    /// Who looks for a dead node must not remove the entry of its successor: a stale one stays for
+    /// as long as somebody publishes.
+    #[test]
+    fn nothing_is_removed_while_somebody_publishes() {
+        let dir = &Scratch::new("successor");
+        prepare(&dir.0).unwrap();
+        fs::write(dir.0.join("back@host"), "127.0.0.1:9").unwrap();
+        let publishing = guard(&dir.0).unwrap();
+        assert_eq!(find(&dir.0, "back@host").unwrap(), None);
+        assert!(dir.0.join("back@host").exists());
+        drop(publishing);
+        assert_eq!(find(&dir.0, "back@host").unwrap(), None);
+        assert!(!dir.0.join("back@host").exists());
+    }
+
+    #[test]
+    fn who_comes_back_is_found_while_others_look() {
+        let dir = &Scratch::new("looking");
+        prepare(&dir.0).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    find(&dir.0, "back@host").unwrap();
+                }
+            });
+            let lost = (0..500).any(|_| {
+                // What a killed node leaves.
+                fs::write(dir.0.join("back@host"), "127.0.0.1:9").unwrap();
+                let _back = Registration::publish(&dir.0, "back@host", address(1)).unwrap();
+                find(&dir.0, "back@host").unwrap() != Some(address(1))
+            });
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(!lost);
+        });
     }
 
     #[test]
