@@ -132,7 +132,7 @@ mod inner {
             self.meter.record(thread_time().saturating_sub(self.began));
             if !self.meter.dirty && self.meter.name != CONTROL.name {
                 let _control = CONTROL.call();
-                (0..ROUNDS).for_each(|round| drop(std::hint::black_box(round)));
+                (0..ROUNDS).for_each(|round| _ = std::hint::black_box(round));
             }
         }
     }
