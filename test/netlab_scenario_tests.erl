@@ -12,6 +12,11 @@ scenarios_test() ->
          ?assertMatch({Name, [_ | _], {ok, _}}, {Name, Lines, netlab_scenario:plan(Scenario)})
      end || {Name, Lines} <- Names].
 
+%% A misspelled option is not passed over.
+unknown_option_test() ->
+    ?assertMatch({error, {bad_scenario, {options, wan}, {unknown_keys, [dealy], _}}},
+                 netlab_scenario:read(wan, #{dealy => 5})).
+
 %% A home's way out is its router, which needs none: the public net is at its door.
 routes_test() ->
     Plan = plan(two_nats, #{}),
