@@ -486,7 +486,7 @@ removed_after_end(_) ->
          Owner = start(unique("owner"), #{flags => [], domain => none}),
          {Namespace, Sleeper} = call(Owner, fun lab_with_a_process/0),
          ?assert(is_there(Namespace)),
-         ?assert(is_running(Sleeper)),
+         wait_until(fun() -> is_running(Sleeper) end),
          macula_test_node:signal(Owner, Signal),
          wait_until(fun() -> not is_there(Namespace) end),
          wait_until(fun() -> not is_running(Sleeper) end),

@@ -9,7 +9,9 @@
 
 -type name() :: atom().
 -type attachment() :: name() | {name(), impairment()}.
--type scenario() :: #{nets := #{name() => map()},
+%% options: those that a scenario file understands.
+-type scenario() :: #{options => [atom()],
+                      nets := #{name() => map()},
                       hosts := #{name() => attachment() | [attachment()]},
                       routers => #{name() => map()}}.
 
@@ -67,10 +69,14 @@ explanation(File) ->
 read(Name, Options) ->
     File = filename:join(folder(), atom_to_list(Name) ++ ".scenario"),
     case file:script(File, [{'Options', Options}]) of
-        {ok, Scenario} -> {ok, Scenario};
+        {ok, Scenario} -> checked(fun() -> with_known_options(Name, Options, Scenario) end);
         {error, enoent} -> {error, {no_such_scenario, Name, [Known || {Known, _} <- names()]}};
         {error, Reason} -> {error, {bad_scenario, Name, Reason}}
     end.
+
+with_known_options(Name, Options, Scenario) ->
+    ok = known_keys({options, Name}, Options, maps:get(options, Scenario, [])),
+    Scenario.
 
 folder() ->
     filename:join(netlab_os:source_folder(), "scenarios").
@@ -96,7 +102,7 @@ checked(Fun) ->
     end.
 
 work_out(Scenario) ->
-    ok = known_keys(scenario, Scenario, [nets, hosts, routers]),
+    ok = known_keys(scenario, Scenario, [options, nets, hosts, routers]),
     Nets = nets(map(nets, Scenario)),
     Wanted = hosts(map(hosts, Scenario)) ++ routers(map(routers, Scenario)),
     ok = once([Name || #{name := Name} <- Wanted]),

@@ -3,7 +3,7 @@
 %% middle.
 -module(netlab_wiring).
 
--export([switches/1, add_switches/2, raise_switches/2, wires/1, find/3, connect/3, cut/2, heal/2]).
+-export([switches/1, add_switches/2, raise_switches/2, find/3, connect/3, cut/2, heal/2]).
 
 -export_type([wire/0]).
 
@@ -48,7 +48,6 @@ raise_switch(Id, #{name := Net, mtu := Mtu}, Plan) ->
 
 %%% Wires
 
--spec wires(netlab_scenario:plan()) -> [wire()].
 wires(#{nets := Nets} = Plan) ->
     lists:append([wires(Net, netlab_scenario:members(Name, Plan))
                   || {Name, Net} <- maps:to_list(Nets)]).
