@@ -12,7 +12,7 @@ use crate::random::Random;
 const ROUND: Duration = Duration::from_millis(20);
 
 /// How often a handshake is begun anew: nodes bear with one for some seconds.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// From addresses that nobody has: no answer ever arrives anywhere.
 pub fn forged(target: SocketAddrV4, network: Ipv4Addr, count: usize, limit: Duration) {
