@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, end_per_testcase/2]).
--export([simultaneous_dials/1, simultaneous_dials_of_three/1, dial_during_disconnect/1,
+-export([simultaneous_dials/1, simultaneous_dials_of_three/1, dial_during_disconnect/1, reconnect_at_once/1,
          connects_leave_nothing_behind/1, failed_dials_leave_nothing_behind/1]).
 
 -import(macula_test_node, [start/1, call/2, call/4, name/1, connect/2, wait_until/1, unique/1]).
@@ -18,7 +18,7 @@ suite() ->
     [{timetrap, {minutes, 10}}].
 
 all() ->
-    [simultaneous_dials, simultaneous_dials_of_three, dial_during_disconnect,
+    [simultaneous_dials, simultaneous_dials_of_three, dial_during_disconnect, reconnect_at_once,
      connects_leave_nothing_behind, failed_dials_leave_nothing_behind].
 
 end_per_testcase(_, _) ->
@@ -87,6 +87,28 @@ dial_during_disconnect(_) ->
          wait_until(fun() -> call(B, net_adm, ping, [NodeA]) =:= pong end),
          wait_until(fun() -> is_settled(A, [NodeB]) andalso is_settled(B, [NodeA]) end)
      end || _ <- lists:seq(1, Rounds)].
+
+%% Disconnected while frames are on their way, and connected again at once: what still comes of the old
+%% connection is dropped, and nothing falls over it.
+reconnect_at_once(_) ->
+    {A, B} = {start(unique("a")), start(unique("b"))},
+    {NodeA, NodeB} = {name(A), name(B)},
+    connect(A, B),
+    _ = macula_test_node:cast(B, fun() -> chatter(NodeA) end),
+    call(A, fun() ->
+                [begin
+                     true = net_kernel:connect_node(NodeB),
+                     timer:sleep(rand:uniform(10)),
+                     _ = erlang:disconnect_node(NodeB)
+                 end || _ <- lists:seq(1, macula_test_node:full(1_000, 200))]
+            end),
+    wait_until(fun() -> call(A, net_adm, ping, [NodeB]) =:= pong end),
+    [?assertEqual(0, macula_test_node:has_said(Server, "Error in process")) || Server <- [A, B]].
+
+chatter(Node) ->
+    [erlang:send({nobody, Node}, N, [noconnect]) || N <- lists:seq(1, 100)],
+    erlang:yield(),
+    chatter(Node).
 
 %% After many connections nothing is left: no process, port, file descriptor, atom, memory.
 connects_leave_nothing_behind(_) ->

@@ -54,7 +54,8 @@ deliver([Frame | Frames], DHandle) ->
     try
         erlang:dist_ctrl_put_data(DHandle, Frame)
     catch
-        error:badarg -> await_end()
+        %% badarg: it is down. notsup: it is up again, under another handler.
+        error:Reason when Reason =:= badarg; Reason =:= notsup -> await_end()
     end,
     deliver(Frames, DHandle).
 
