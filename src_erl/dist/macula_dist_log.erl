@@ -99,11 +99,12 @@ listen_failed(Node, Reason) ->
     ?LOG_ERROR(#{event => listen_failed, node => Node, reason => Reason}, metadata()),
     printed(erlang:monotonic_time(millisecond) + ?PRINT_MS).
 
-%% Waits for OTP's handler of the boot phase to have nothing left to print.
+%% Waits for OTP's handler of the boot phase to have nothing left to print: it
+%% is back in its loop then. In between it may wait too, for code to be loaded.
 printed(Deadline) ->
     Printer = whereis(logger_simple_h),
-    case is_pid(Printer) andalso process_info(Printer, [message_queue_len, status]) of
-        [{message_queue_len, 0}, {status, waiting}] ->
+    case is_pid(Printer) andalso process_info(Printer, [message_queue_len, current_function]) of
+        [{message_queue_len, 0}, {current_function, {logger_simple_h, loop, 1}}] ->
             ok;
         [_ | _] ->
             receive after 5 -> ok end,
