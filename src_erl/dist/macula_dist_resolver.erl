@@ -6,7 +6,7 @@
 
 -export_type([source/0]).
 
--type source() :: peers | registry | name | dns | dns6.
+-type source() :: peers | registry | discovery | name | dns | dns6.
 -type found() :: {ok, [macula_nif:address()]} | {error, term()}.
 
 %% @doc Starts the resolvers, linked to the caller, which gets from each
@@ -30,6 +30,7 @@ attempt(Ask) ->
 sources(Node, Parts, Timeout) ->
     configured(Node, Timeout)
         ++ [{registry, fun() -> registered(Node) end}]
+        ++ [{discovery, fun() -> {ok, Found} end} || [_ | _] = Found <- [macula_dist_discovery:addresses(Node)]]
         ++ by_host(Parts, Timeout).
 
 configured(Node, Timeout) ->
