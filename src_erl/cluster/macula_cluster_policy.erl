@@ -33,15 +33,18 @@
 -define(MAX_PEERS, 1_000).
 %% Calls at once. Peers that failed before wait for each other, so that those
 %% that are only new never wait for them.
--define(MAX_TRYING, 128).
+-define(MAX_TRYING, 96).
 -define(MAX_RETRYING, 32).
 -define(MAX_DOUBLINGS, 20).
 
--record(peer, {state :: up | trying | {due, time()} | {gone, time()},
+%% due counts while the peer is not connected, not being called and not gone.
+-record(peer, {due :: time(),
+               heard :: time(),
+               calling = false :: boolean(),
+               gone = false :: false | time(),
                kept = false :: boolean(),
                was_up = false :: boolean(),
-               failures = 0 :: non_neg_integer(),
-               heard :: time()}).
+               failures = 0 :: non_neg_integer()}).
 
 -record(policy, {options :: options(),
                  rand :: rand:state(),
@@ -58,40 +61,31 @@ new(Options, Seed) ->
 %% @doc A peer by configuration, until it is forgotten.
 -spec keep(node(), time(), policy()) -> policy().
 keep(Node, Now, Policy) ->
-    change(Node, Now, fun(Peer) -> kept(Peer, Now) end, Policy).
+    change(Node, Now, fun(Peer) -> (back(Peer, Now))#peer{kept = true} end, Policy).
 
-kept(#peer{state = {gone, _}} = Peer, Now) -> (at_once(Peer, Now))#peer{kept = true};
-kept(Peer, _) -> Peer#peer{kept = true}.
+back(#peer{gone = false} = Peer, _) -> Peer;
+back(Peer, Now) -> at_once(Peer, Now).
+
+at_once(Peer, Now) ->
+    Peer#peer{due = Now, gone = false, failures = 0}.
 
 %% @doc A node said that it is here.
 -spec heard(node(), time(), policy()) -> policy().
-heard(Node, Now, #policy{peers = Peers, up = Up} = Policy) ->
-    case Peers of
-        #{Node := Peer} -> store(Node, heard_again(Peer, is_map_key(Node, Up), Now), Policy);
-        _ -> change(Node, Now, fun(Peer) -> Peer end, make_room(Policy))
-    end.
+heard(Node, Now, Policy) ->
+    change(Node, Now, fun(Peer) -> heard_again(Peer, Now) end, make_room(Node, Policy)).
 
-heard_again(#peer{state = {gone, Then}} = Peer, _, Now) when Now - Then < ?BYE_MS ->
+heard_again(#peer{gone = Then} = Peer, Now) when is_integer(Then), Now - Then < ?BYE_MS ->
     Peer;
-heard_again(Peer, true, Now) ->
-    (is_up(Peer))#peer{heard = Now};
-heard_again(#peer{state = {gone, _}} = Peer, false, Now) ->
-    at_once(Peer, Now);
-heard_again(#peer{state = {due, _}, heard = Heard} = Peer, false, Now) when Now - Heard > ?SILENCE_MS ->
-    at_once(Peer, Now);
-heard_again(Peer, false, Now) ->
-    Peer#peer{heard = Now}.
+heard_again(#peer{gone = false, heard = Heard} = Peer, Now) when Now - Heard =< ?SILENCE_MS ->
+    Peer#peer{heard = Now};
+heard_again(Peer, Now) ->
+    (at_once(Peer, Now))#peer{heard = Now}.
 
-at_once(Peer, Now) ->
-    Peer#peer{state = {due, Now}, failures = 0, heard = Now}.
-
-%% @doc A node said goodbye.
+%% @doc A node said goodbye. Remembered of any node: what it said before may
+%% arrive after it.
 -spec bye(node(), time(), policy()) -> policy().
-bye(Node, Now, #policy{peers = Peers} = Policy) ->
-    case Peers of
-        #{Node := Peer} -> store(Node, Peer#peer{state = {gone, Now}}, Policy);
-        _ -> Policy
-    end.
+bye(Node, Now, Policy) ->
+    change(Node, Now, fun(Peer) -> Peer#peer{gone = Now} end, make_room(Node, Policy)).
 
 %% @doc No peer any more.
 -spec forget(node(), policy()) -> policy().
@@ -100,72 +94,67 @@ forget(Node, #policy{peers = Peers} = Policy) ->
 
 %% @doc Any node is connected now.
 -spec up(node(), time(), policy()) -> policy().
-up(Node, _, #policy{up = Up, peers = Peers} = Policy) ->
-    Connected = Policy#policy{up = Up#{Node => []}},
-    case Peers of
-        #{Node := Peer} -> store(Node, is_up(Peer), Connected);
-        _ -> Connected
-    end.
-
-is_up(Peer) ->
-    Peer#peer{state = up, was_up = true, failures = 0}.
+up(Node, Now, #policy{up = Up} = Policy) ->
+    IsUp = fun(Peer) -> (at_once(Peer, Now))#peer{was_up = true} end,
+    change_known(Node, IsUp, Policy#policy{up = Up#{Node => []}}).
 
 %% @doc A node is not connected any more.
 -spec down(node(), time(), policy()) -> policy().
-down(Node, Now, #policy{up = Up, peers = Peers} = Policy) ->
-    Lost = Policy#policy{up = maps:remove(Node, Up)},
-    case Peers of
-        #{Node := #peer{state = up} = Peer} -> later(Node, Peer, Now, Lost);
-        _ -> Lost
-    end.
+down(Node, Now, #policy{up = Up} = Policy) ->
+    later(Node, Now, Policy#policy{up = maps:remove(Node, Up)}).
 
 %% @doc The call that `due/2' asked for is over. Whether it succeeded shows
 %% in `up/3'; until then the next is planned.
 -spec ended(node(), time(), policy()) -> policy().
-ended(Node, Now, #policy{peers = Peers, up = Up} = Policy) ->
-    case Peers of
-        #{Node := #peer{state = trying} = Peer} when is_map_key(Node, Up) ->
-            store(Node, is_up(Peer), Policy);
-        #{Node := #peer{state = trying, failures = Failures} = Peer} ->
-            later(Node, Peer#peer{failures = Failures + 1}, Now, Policy);
-        _ ->
-            Policy
-    end.
+ended(Node, Now, #policy{up = Up} = Policy) ->
+    Failed = case is_map_key(Node, Up) of
+                 true -> 0;
+                 false -> 1
+             end,
+    Over = fun(#peer{failures = N} = Peer) -> Peer#peer{calling = false, failures = N + Failed} end,
+    later(Node, Now, change_known(Node, Over, Policy)).
 
 %% @doc The nodes to call now. Each is to be told of by `ended/3'.
 -spec due(time(), policy()) -> {[node()], policy()}.
 due(Now, Policy) ->
-    #policy{peers = Peers} = Tidy = drop_silent(Now, Policy),
-    Waiting = lists:sort([{Due, Peer#peer.failures > 0, Node}
-                          || {Node, #peer{state = {due, Due}} = Peer} <- maps:to_list(Peers), Due =< Now]),
-    {Again, New} = lists:partition(fun({_, IsAgain, _}) -> IsAgain end, Waiting),
-    Trying = [Peer || #peer{state = trying} = Peer <- maps:values(Peers)],
-    Retrying = length([Peer || Peer <- Trying, Peer#peer.failures > 0]),
-    Chosen = first(?MAX_RETRYING - Retrying, Again)
-        ++ first(?MAX_TRYING - ?MAX_RETRYING - (length(Trying) - Retrying), New),
-    Nodes = [Node || {_, _, Node} <- Chosen],
-    {Nodes, lists:foldl(fun try_now/2, Tidy, Nodes)}.
+    Tidy = drop_silent(Now, Policy),
+    {Again, New} = lists:partition(fun is_retry/1, lists:sort(waiting(Now, Tidy))),
+    {Retrying, Trying} = lists:partition(fun is_retry/1, calling(Tidy)),
+    Chosen = first(?MAX_RETRYING - length(Retrying), Again) ++ first(?MAX_TRYING - length(Trying), New),
+    Nodes = [Node || {_, Node, _} <- Chosen],
+    {Nodes, lists:foldl(fun call/2, Tidy, Nodes)}.
+
+waiting(Now, Policy) ->
+    [{Due, Node, Failures} || {Node, #peer{due = Due, failures = Failures}} <- idle(Policy), Due =< Now].
+
+calling(#policy{peers = Peers}) ->
+    [{Due, Node, Failures}
+     || {Node, #peer{calling = true, due = Due, failures = Failures}} <- maps:to_list(Peers)].
+
+idle(#policy{peers = Peers, up = Up}) ->
+    [{Node, Peer} || {Node, #peer{calling = false, gone = false} = Peer} <- maps:to_list(Peers),
+                     not is_map_key(Node, Up)].
+
+is_retry({_, _, Failures}) -> Failures > 0.
 
 first(Count, List) ->
     lists:sublist(List, max(0, Count)).
 
-try_now(Node, #policy{peers = Peers} = Policy) ->
-    #{Node := Peer} = Peers,
-    store(Node, Peer#peer{state = trying}, Policy).
+call(Node, Policy) ->
+    change_known(Node, fun(Peer) -> Peer#peer{calling = true} end, Policy).
 
 %% @doc When `due/2' has something to say next, unless something happens
 %% before. What it left waiting now waits for a call to end.
 -spec next(time(), policy()) -> time() | infinity.
-next(Now, #policy{peers = Peers}) ->
-    lists:min([infinity | [Due || #peer{state = {due, Due}} <- maps:values(Peers), Due > Now]]).
+next(Now, Policy) ->
+    lists:min([infinity | [Due || {_, #peer{due = Due}} <- idle(Policy), Due > Now]]).
 
 %% @doc All that are configured, or here by what was heard last.
 -spec peers(policy()) -> [node()].
 peers(#policy{peers = Peers}) ->
     maps:keys(maps:filter(fun(_, Peer) -> not is_gone(Peer) end, Peers)).
 
-is_gone(#peer{state = {gone, _}, kept = IsKept}) -> not IsKept;
-is_gone(_) -> false.
+is_gone(#peer{gone = Gone, kept = IsKept}) -> is_integer(Gone) andalso not IsKept.
 
 %% @doc The peers that are connected.
 -spec connected(policy()) -> [node()].
@@ -174,35 +163,34 @@ connected(#policy{peers = Peers, up = Up}) ->
 
 %% @doc Whether this is a connected peer.
 -spec is_up(node(), policy()) -> boolean().
-is_up(Node, #policy{peers = Peers}) ->
-    case Peers of
-        #{Node := #peer{state = up}} -> true;
-        _ -> false
-    end.
+is_up(Node, #policy{peers = Peers, up = Up}) ->
+    is_map_key(Node, Peers) andalso is_map_key(Node, Up).
 
 %% Changes a peer, or makes it.
 change(Node, Now, Fun, #policy{peers = Peers} = Policy) ->
+    Peer = maps:get(Node, Peers, new_peer(Node, Now, Policy)),
+    Policy#policy{peers = Peers#{Node => Fun(Peer)}}.
+
+change_known(Node, Fun, #policy{peers = Peers} = Policy) ->
     case Peers of
-        #{Node := Peer} ->
-            store(Node, Fun(Peer), Policy);
-        _ ->
-            store(Node, Fun(new_peer(Node, Now, Policy)), Policy)
+        #{Node := Peer} -> Policy#policy{peers = Peers#{Node := Fun(Peer)}};
+        _ -> Policy
     end.
 
-new_peer(Node, Now, #policy{up = Up}) when is_map_key(Node, Up) ->
-    #peer{state = up, was_up = true, heard = Now};
-new_peer(Node, Now, Policy) ->
-    #peer{state = {due, Now + courtesy(Node, Policy)}, heard = Now}.
+new_peer(Node, Now, #policy{up = Up} = Policy) ->
+    #peer{due = Now + courtesy(Node, Policy), heard = Now, was_up = is_map_key(Node, Up)}.
 
 courtesy(Node, #policy{options = #{own := Own}}) when Own < Node -> 0;
 courtesy(_, _) -> ?COURTESY_MS.
 
-store(Node, Peer, #policy{peers = Peers} = Policy) ->
-    Policy#policy{peers = Peers#{Node => Peer}}.
-
-later(Node, Peer, Now, Policy) ->
-    {Pause, New} = pause(Peer, Policy),
-    store(Node, Peer#peer{state = {due, Now + Pause}}, New).
+later(Node, Now, #policy{peers = Peers} = Policy) ->
+    case Peers of
+        #{Node := Peer} ->
+            {Pause, New} = pause(Peer, Policy),
+            change_known(Node, fun(P) -> P#peer{due = Now + Pause} end, New);
+        _ ->
+            Policy
+    end.
 
 %% Between half of it and all of it, so that many nodes that lost one do not
 %% all call it together when it is back.
@@ -214,24 +202,25 @@ pause(#peer{failures = Failures} = Peer, #policy{options = #{first := First}, ra
 max_pause(#peer{kept = false, was_up = false}, #policy{options = #{stranger_max := Max}}) -> Max;
 max_pause(_, #policy{options = #{max := Max}}) -> Max.
 
-drop_silent(Now, #policy{peers = Peers} = Policy) ->
-    Policy#policy{peers = maps:filter(fun(_, Peer) -> not is_dropped(Now, Peer) end, Peers)}.
+drop_silent(Now, #policy{peers = Peers, up = Up} = Policy) ->
+    IsStaying = fun(Node, Peer) -> is_map_key(Node, Up) orelse not is_dropped(Now, Peer) end,
+    Policy#policy{peers = maps:filter(IsStaying, Peers)}.
 
-is_dropped(Now, #peer{state = {due, _}, kept = false, was_up = false, heard = Heard}) ->
-    Now - Heard > ?FORGET_MS;
-is_dropped(Now, #peer{state = {gone, Then}, kept = false}) ->
+is_dropped(Now, #peer{gone = Then, kept = false}) when is_integer(Then) ->
     Now - Then > ?FORGET_MS;
+is_dropped(Now, #peer{calling = false, kept = false, was_up = false, heard = Heard}) ->
+    Now - Heard > ?FORGET_MS;
 is_dropped(_, _) ->
     false.
 
 %% For one more: what was never connected goes first, then what is longest silent.
-make_room(#policy{peers = Peers} = Policy) when map_size(Peers) < ?MAX_PEERS ->
+make_room(Node, #policy{peers = Peers} = Policy)
+  when map_size(Peers) < ?MAX_PEERS; is_map_key(Node, Peers) ->
     Policy;
-make_room(#policy{peers = Peers} = Policy) ->
-    Idle = [{Peer#peer.was_up, Peer#peer.heard, Node}
-            || {Node, #peer{state = State, kept = false} = Peer} <- maps:to_list(Peers),
-               State =/= up, State =/= trying],
-    case Idle of
+make_room(_, #policy{peers = Peers, up = Up} = Policy) ->
+    Spare = [{Peer#peer.was_up, Peer#peer.heard, Node}
+             || {Node, #peer{kept = false, calling = false} = Peer} <- maps:to_list(Peers), not is_map_key(Node, Up)],
+    case Spare of
         [] -> Policy;
-        _ -> forget(element(3, lists:min(Idle)), Policy)
+        _ -> forget(element(3, lists:min(Spare)), Policy)
     end.

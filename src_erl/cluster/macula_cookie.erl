@@ -230,8 +230,8 @@ check_chars(Chars) ->
 strength(Cookie) when is_atom(Cookie) ->
     strength(atom_to_list(Cookie));
 strength(Cookie) ->
-    Chars = unicode:characters_to_list(Cookie),
-    Telling = without_runs(once(Chars)),
+    Chars = once(unicode:characters_to_list(Cookie)),
+    Telling = without_runs(Chars),
     case is_hex(Chars) of
         true -> 4.0 * length(without_dashes(Telling));
         false -> by_alphabet(Telling, looks_like_words(Chars))

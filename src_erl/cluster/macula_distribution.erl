@@ -117,11 +117,17 @@ epmd() ->
 start_epmd(false) ->
     {error, epmd_not_found};
 start_epmd(Path) ->
-    Port = open_port({spawn_executable, Path}, [{args, ["-daemon"]}, exit_status, hide]),
+    Port = open_port({spawn_executable, Path}, [{args, ["-daemon" | port()]}, exit_status, hide]),
     receive
         {Port, {exit_status, _}} -> await_epmd(?EPMD_ATTEMPTS)
     after ?EPMD_WAIT_MS * ?EPMD_ATTEMPTS ->
         {error, epmd_not_started}
+    end.
+
+port() ->
+    case init:get_argument(epmd_port) of
+        {ok, [[Port | _] | _]} -> ["-port", Port];
+        _ -> []
     end.
 
 await_epmd(0) ->
