@@ -18,6 +18,8 @@
 -define(BATCH, 64).
 %% More than the longest announcement, so that one cut short is too long still.
 -define(BUFFER_BYTES, 2_048).
+%% gen_udp's own is 8 KiB, which a score of nodes that speak together fill.
+-define(KERNEL_BUFFER_BYTES, 262_144).
 %% How soon a change of interfaces is seen.
 -define(SCAN_MS, 2_000).
 %% Names of seeds are looked up as often.
@@ -149,8 +151,8 @@ open_v6(_, #{ipv6_group := none}) -> none;
 open_v6(Port, _) -> gen_udp:open(Port, [{ipv6_v6only, true} | options(inet6)]).
 
 options(Family) ->
-    [Family, binary, {active, ?BATCH}, {buffer, ?BUFFER_BYTES}, {broadcast, true},
-     {multicast_loop, true}, {reuseaddr, true} | reuse_port(os:type())].
+    [Family, binary, {active, ?BATCH}, {recbuf, ?KERNEL_BUFFER_BYTES}, {buffer, ?BUFFER_BYTES},
+     {broadcast, true}, {multicast_loop, true}, {reuseaddr, true} | reuse_port(os:type())].
 
 reuse_port({unix, linux}) -> [{raw, ?SOL_SOCKET, ?SO_REUSEPORT, <<1:32/native>>}];
 reuse_port(_) -> [].
