@@ -27,26 +27,40 @@ start_link(Callback) ->
 tell(Pid, Event, Node) ->
     gen_server:cast(Pid, {Event, Node}).
 
--spec init(callback()) -> {ok, callback()}.
+-record(state, {callback :: callback(),
+                up :: [node()]}).
+
+-type state() :: #state{}.
+
+-spec init(callback()) -> {ok, state()}.
 init(Callback) ->
     ok = net_kernel:monitor_nodes(true),
-    {ok, Callback}.
+    {ok, #state{callback = Callback, up = nodes()}}.
 
--spec handle_call(term(), gen_server:from(), callback()) -> {reply, {error, unknown_call}, callback()}.
-handle_call(_, _, Callback) ->
-    {reply, {error, unknown_call}, Callback}.
+-spec handle_call(term(), gen_server:from(), state()) -> {reply, {error, unknown_call}, state()}.
+handle_call(_, _, State) ->
+    {reply, {error, unknown_call}, State}.
 
--spec handle_cast({event(), node()}, callback()) -> {noreply, callback()}.
-handle_cast({Event, Node}, Callback) ->
+-spec handle_cast({event(), node()}, state()) -> {noreply, state()}.
+handle_cast({Event, Node}, #state{callback = Callback} = State) ->
     call(Callback, Event, Node),
-    {noreply, Callback}.
+    {noreply, State}.
 
--spec handle_info(term(), callback()) -> {noreply, callback()}.
-handle_info({Event, Node}, Callback) when Event =:= nodeup; Event =:= nodedown ->
-    call(Callback, Event, Node),
-    {noreply, Callback};
-handle_info(_, Callback) ->
-    {noreply, Callback}.
+-spec handle_info(term(), state()) -> {noreply, state()}.
+handle_info({Event, Node}, State) when Event =:= nodeup; Event =:= nodedown ->
+    {noreply, change(Event, Node, lists:member(Node, State#state.up), State)};
+handle_info(_, State) ->
+    {noreply, State}.
+
+%% When distribution starts and stops, the kernel tells of our own node as well.
+change(nodeup, Node, false, #state{callback = Callback, up = Up} = State) when Node =/= node() ->
+    call(Callback, nodeup, Node),
+    State#state{up = [Node | Up]};
+change(nodedown, Node, true, #state{callback = Callback, up = Up} = State) ->
+    call(Callback, nodedown, Node),
+    State#state{up = lists:delete(Node, Up)};
+change(_, _, _, State) ->
+    State.
 
 call(Pid, Event, Node) when is_pid(Pid) ->
     Pid ! {macula_cluster, Event, Node};
