@@ -139,11 +139,23 @@ handle_info(early, #state{socket = Socket} = State) ->
     {noreply, State};
 handle_info({'EXIT', _, Reason}, State) when Reason =/= normal ->
     {stop, Reason, State};
+handle_info({macula_gossip_known, Known}, State) ->
+    {noreply, lists:foldl(fun({Node, Addresses}, S) -> heard_of(hello, Node, Addresses, S) end, State, Known)};
 handle_info(Message, #state{members = Members} = State) ->
     case macula_cluster_members:handle(Message, Members) of
-        {ok, New} -> {noreply, State#state{members = New}};
+        {ok, New} -> {noreply, tell_newcomer(Message, State#state{members = New})};
         not_mine -> {noreply, State}
     end.
+
+%% Whoever reaches one of us need not hear all of us: where only seeds are
+%% spoken to, or the network swallows some, we tell him of the others.
+tell_newcomer({nodeup, Node}, #state{seen = Seen, members = Members} = State) ->
+    Known = [{Other, element(1, maps:get(Other, Seen, {[], 0}))}
+             || Other <- macula_cluster_members:connected(Members), Other =/= Node],
+    _ = erlang:send({?MODULE, Node}, {macula_gossip_known, Known}, [noconnect, nosuspend]),
+    State;
+tell_newcomer(_, State) ->
+    State.
 
 -spec terminate(term(), state()) -> ok.
 terminate(Reason, #state{socket = Socket, seen = Seen}) ->
@@ -157,11 +169,11 @@ terminate(Reason, #state{socket = Socket, seen = Seen}) ->
     end.
 
 heard(#{name := Name, kind := Kind}, Addresses, State) ->
-    case to_node(Name, State) of
-        {Node, Made} when Node =/= node() -> heard_of(Kind, Node, Addresses, Made);
-        {_, Made} -> Made
-    end.
+    {Node, Made} = to_node(Name, State),
+    heard_of(Kind, Node, Addresses, Made).
 
+heard_of(_, Node, _, State) when Node =:= node() ->
+    State;
 heard_of(hello, Node, _, #state{trust = open, seen = Seen} = State)
   when map_size(Seen) >= ?MAX_SEEN, not is_map_key(Node, Seen) ->
     State;

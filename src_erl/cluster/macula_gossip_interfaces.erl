@@ -31,7 +31,8 @@ read(Name, Options) ->
             [#{name => Name, index => index(Name), loopback => lists:member(loopback, Flags),
                v4 => [A || {Ip, _} = A <- Addresses, tuple_size(Ip) =:= 4],
                v6 => [A || {Ip, _} = A <- Addresses, tuple_size(Ip) =:= 8],
-               broadcast => [Ip || {broadaddr, Ip} <- Options, tuple_size(Ip) =:= 4]}];
+               broadcast => [broadcast(A) || {Ip, _} = A <- Addresses, tuple_size(Ip) =:= 4,
+                                             lists:member(broadcast, Flags)]}];
         false ->
             []
     end.
@@ -39,6 +40,11 @@ read(Name, Options) ->
 with_masks([{addr, Ip}, {netmask, Mask} | Options]) -> [{Ip, Mask} | with_masks(Options)];
 with_masks([_ | Options]) -> with_masks(Options);
 with_masks([]) -> [].
+
+%% Computed: the system tells the address itself where none was set.
+broadcast({Ip, Mask}) ->
+    Parts = lists:zip(tuple_to_list(Ip), tuple_to_list(Mask)),
+    list_to_tuple([I bor (M bxor 255) || {I, M} <- Parts]).
 
 index(Name) ->
     case net:if_name2index(hd(string:split(Name, ":"))) of

@@ -40,6 +40,8 @@
 -define(SOL_SOCKET, 1).
 -define(SO_REUSEPORT, 15).
 
+-define(IPPROTO_IPV6, 41).
+
 -record(state, {owner :: pid(),
                 config :: macula_cluster_options:config(),
                 secret :: fun(() -> macula_gossip_packet:secret()),
@@ -195,8 +197,22 @@ memberships(#state{config = Config, v4 = V4, v6 = V6, interfaces = Interfaces}) 
         ++ [{v6, V6, Group6, Index, Index}
             || V6 =/= none, #{v6 := [_ | _], index := Index, loopback := false} <- Interfaces].
 
-member(What, {_, Socket, Group, On, _}) ->
-    inet:setopts(Socket, [{What, {Group, On}}]).
+member(What, {v4, Socket, Group, Ip, _}) ->
+    inet:setopts(Socket, [{What, {Group, Ip}}]);
+member(What, {v6, Socket, Group, Index, _}) ->
+    Words = << <<Word:16>> || Word <- tuple_to_list(Group) >>,
+    inet:setopts(Socket, [ipv6_option(What, <<Words/binary, Index:32/native>>)]).
+
+%% What inet takes for IPv6 and does nothing about, as the system's headers have it.
+ipv6_option(What, Value) ->
+    {raw, ?IPPROTO_IPV6, ipv6_option_number(What, os:type()), Value}.
+
+ipv6_option_number(multicast_if, {unix, linux}) -> 17;
+ipv6_option_number(add_membership, {unix, linux}) -> 20;
+ipv6_option_number(drop_membership, {unix, linux}) -> 21;
+ipv6_option_number(multicast_if, _) -> 9;
+ipv6_option_number(add_membership, _) -> 12;
+ipv6_option_number(drop_membership, _) -> 13.
 
 %%% Announcing
 
@@ -250,14 +266,14 @@ send_to({to, none, _, _}, _, _) ->
 send_to({to, Socket, Ip, Port}, Packet, _) ->
     gen_udp:send(Socket, Ip, Port, Packet);
 send_to({Family, Socket, Group, On, _}, Packet, #state{config = #{port := Port} = Config}) ->
-    case inet:setopts(Socket, [{multicast_if, On} | ttl(Family, Config)]) of
+    case inet:setopts(Socket, outgoing(Family, On, Config)) of
         ok -> gen_udp:send(Socket, Group, Port, Packet);
         {error, _} = Error -> Error
     end.
 
 %% The IPv6 group does not leave its link, whatever the hop limit.
-ttl(v4, #{multicast_ttl := Ttl}) -> [{multicast_ttl, Ttl}];
-ttl(v6, _) -> [].
+outgoing(v4, Ip, #{multicast_ttl := Ttl}) -> [{multicast_if, Ip}, {multicast_ttl, Ttl}];
+outgoing(v6, Index, _) -> [ipv6_option(multicast_if, <<Index:32/native>>)].
 
 %% An interface that just went is seen by the next scan.
 send_failed(Reason, #state{send_works = true} = State) ->
