@@ -71,7 +71,16 @@ stop_cluster() ->
 -spec leave() -> ok.
 leave() ->
     ok = stop_with(fun macula_cluster_strategy:leave/1),
+    disconnect_in_order(),
     lists:foreach(fun erlang:disconnect_node/1, erlang:nodes()).
+
+%% Disconnected one by one, those that still see us and those that do not
+%% would disconnect from each other (kernel's prevent_overlapping_partitions).
+disconnect_in_order() ->
+    case erlang:function_exported(global, disconnect, 0) of
+        true -> _ = global:disconnect(), ok;
+        false -> ok
+    end.
 
 stop_with(Stop) ->
     try
