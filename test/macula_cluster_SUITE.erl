@@ -5,7 +5,8 @@
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([gossip/1, gossip_with_secret/1, gossip_ipv6_only/1, gossip_broadcast_only/1, gossip_seeds/1,
-         gossip_over_inet_tcp/1, static/1, configured/1, two_secrets/1, weak_cookie/1]).
+         gossip_over_inet_tcp/1, static/1, mdns/1, mdns_beside_avahi/1, configured/1, two_secrets/1,
+         weak_cookie/1]).
 -export([crash_and_return/1, link_cut_and_healed/1, interface_removed_and_added/1, leave/1,
          leave_static/1, sigterm/1, callback_once/1]).
 -export([hostile_packets/1, black_holes/1]).
@@ -27,7 +28,8 @@ all() ->
 
 groups() ->
     [{forming, [gossip, gossip_with_secret, gossip_ipv6_only, gossip_broadcast_only, gossip_seeds,
-                gossip_over_inet_tcp, static, configured, two_secrets, weak_cookie]},
+                gossip_over_inet_tcp, static, mdns, mdns_beside_avahi, configured, two_secrets,
+                weak_cookie]},
      {changing, [crash_and_return, link_cut_and_healed, interface_removed_and_added, leave,
                  leave_static, sigterm, callback_once]},
      {hostile, [hostile_packets, black_holes]}].
@@ -92,6 +94,69 @@ static(_) ->
     Nodes = [start_on(Lab, Host, #{host => atom_to_list(Host) ++ ":45" ++ integer_to_list(N)})
              || {N, Host} <- lists:enumerate(10, netlab:hosts(Lab))],
     forms(Nodes, #{strategy => static, nodes => [name(Node) || Node <- Nodes]}).
+
+mdns(_) ->
+    Lab = netlab:start(lan, #{hosts => 5}),
+    [_ | _] = Nodes = nodes_on(Lab),
+    forms(Nodes, #{strategy => mdns}),
+    Left = lists:last(Nodes),
+    ok = call(Left, macula_cluster, leave, []),
+    [wait_until(fun() -> not lists:member(name(Left), call(Node, macula_cluster_mdns, get_discovered, [])) end, ?HANG)
+     || Node <- Nodes, Node =/= Left],
+    ?assertEqual([], call(Left, erlang, nodes, [])).
+
+%% Avahi's browser sees our node, and we find one that Avahi publishes.
+mdns_beside_avahi(Config) ->
+    case [Tool || Tool <- ["avahi-daemon", "avahi-browse", "dbus-daemon"], not netlab_os:is_installed(Tool)] of
+        [] -> beside_avahi(macula_test_node:scratch(Config));
+        Missing -> {skip, "needs " ++ lists:append(lists:join(", ", Missing)) ++ " (./dev setup)"}
+    end.
+
+beside_avahi(Folder) ->
+    Lab = netlab:start(lan, #{hosts => 2}),
+    Node = start_on(Lab, a, #{}),
+    ok = start_cluster(Node, #{strategy => mdns}),
+    Bus = avahi(Lab, b, Folder),
+    Name = atom_to_binary(name(Node)),
+    wait_until(fun() ->
+                       {_, Seen} = netlab:exec(Lab, b, ["env", Bus, "avahi-browse", "-rpt", "_macula._udp"]),
+                       binary:match(Seen, <<"\"node=", Name/binary, "\"">>) =/= nomatch orelse {not_seen, Seen}
+               end, ?HANG),
+    wait_until(fun() -> call(Node, macula_cluster_mdns, get_discovered, []) =:= ['published@avahi-host'] end, ?HANG),
+    ?assertEqual({ok, {netlab:address(Lab, b), 4711}},
+                 call(Node, macula_dist_discovery, lookup_node, ['published@avahi-host'])).
+
+%% An Avahi with a message bus of its own, which its tools are told of by the variable returned. Both
+%% end with the lab.
+avahi(Lab, Host, Folder) ->
+    File = fun(Name) -> filename:join(Folder, Name) end,
+    %% The path of a Unix socket is short.
+    Socket = "/tmp/" ++ unique("macula_bus"),
+    ok = file:write_file(File("bus.conf"),
+                         ["<busconfig><type>system</type><listen>unix:path=", Socket, "</listen>",
+                          "<policy context=\"default\"><allow user=\"*\"/><allow own=\"*\"/><allow send_type=\"method_call\"/>",
+                          "<allow eavesdrop=\"true\"/><allow send_destination=\"*\"/></policy></busconfig>"]),
+    ok = file:write_file(File("avahi.conf"),
+                         "[server]\nhost-name=avahi-host\nuse-ipv6=no\n[publish]\npublish-workstation=no\n"),
+    Services = File("services"),
+    ok = file:make_dir(Services),
+    ok = file:write_file(filename:join(Services, "node.service"),
+                         ["<service-group><name>published</name><service><type>_macula._udp</type><port>4711</port>",
+                          "<txt-record>node=published@avahi-host</txt-record></service></service-group>"]),
+    Bus = "DBUS_SYSTEM_BUS_ADDRESS=unix:path=" ++ Socket,
+    keep_running(Lab, Host, ["dbus-daemon", "--nofork", "--config-file=" ++ File("bus.conf")]),
+    wait_until(fun() -> filelib:last_modified(Socket) =/= 0 end, ?HANG),
+    %% It looks for services in one place only: there ours are mounted, for it alone.
+    keep_running(Lab, Host, ["unshare", "--mount", "sh", "-c",
+                             "mount -t tmpfs none /run && mount --bind \"$1\" /etc/avahi/services && "
+                             "exec env \"$2\" avahi-daemon --no-drop-root --no-chroot --no-rlimits -f \"$3\"",
+                             "sh", Services, Bus, File("avahi.conf")]),
+    Bus.
+
+keep_running(Lab, Host, Command) ->
+    [Program | Args] = netlab:within(Lab, Host) ++ Command,
+    _ = open_port({spawn_executable, netlab_os:executable(Program)}, [{args, Args}, stderr_to_stdout, binary, hide]),
+    ok.
 
 %% By configuration alone: the application's environment, and the system's.
 configured(_) ->

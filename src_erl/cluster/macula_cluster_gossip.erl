@@ -21,10 +21,8 @@
 -define(EARLY_MS, [200, 600]).
 %% Not heard of for so many intervals, a node that is not connected is lost.
 -define(MISSED, 10).
-%% What announcements of anyone may make us hold, and may ever make of atoms:
-%% those stay for good.
+%% What announcements of anyone may make us hold.
 -define(MAX_SEEN, 1_000).
--define(MAX_MADE, 10_000).
 
 -record(state, {socket :: pid(),
                 trust :: authentic | open,
@@ -32,7 +30,7 @@
                 members :: macula_cluster_members:members(),
                 %% Where a node was last told to discovery to be, and when it was heard.
                 seen = #{} :: #{node() => {Addresses :: [macula_nif:address()], Heard :: integer()}},
-                made = 0 :: non_neg_integer()}).
+                names :: macula_cluster_names:names()}).
 
 -type state() :: #state{}.
 
@@ -98,6 +96,7 @@ init(#{secret := Secret, callback := Callback, watcher := Watcher, broadcast_int
             _ = [erlang:send_after(Ms, self(), early) || Ms <- ?EARLY_MS],
             later(Interval),
             {ok, #state{socket = Socket, trust = Trust, interval = Interval,
+                        names = macula_cluster_names:new(Trust),
                         members = macula_cluster_members:new(
                                     #{trust => Trust, watcher => Watcher, first => ?FIRST_PAUSE_MS,
                                       max => ?MAX_PAUSE_MS, stranger_max => ?STRANGER_PAUSE_MS})}};
@@ -169,8 +168,10 @@ terminate(Reason, #state{socket = Socket, seen = Seen}) ->
     end.
 
 heard(#{name := Name, kind := Kind}, Addresses, State) ->
-    {Node, Made} = to_node(Name, State),
-    heard_of(Kind, Node, Addresses, Made).
+    case macula_cluster_names:to_node(Name, State#state.names) of
+        {too_many, Names} -> State#state{names = Names};
+        {Node, Names} -> heard_of(Kind, Node, Addresses, State#state{names = Names})
+    end.
 
 heard_of(_, Node, _, State) when Node =:= node() ->
     State;
@@ -204,22 +205,6 @@ lose_silent(#state{seen = Seen, interval = Interval, members = Members} = State)
 lose(Node, #state{seen = Seen} = State) ->
     macula_dist_discovery:unregister_node(Node),
     State#state{seen = maps:remove(Node, Seen)}.
-
-%% Names come from the network. A secret proves that they are a member's.
-%% A name too many passes for our own, which is passed over.
-to_node(Name, #state{trust = authentic} = State) ->
-    {binary_to_atom(Name), State};
-to_node(Name, #state{trust = open, made = Made} = State) ->
-    try
-        {binary_to_existing_atom(Name), State}
-    catch
-        error:badarg when Made < ?MAX_MADE -> {binary_to_atom(Name), made(State)};
-        error:badarg -> {node(), State}
-    end.
-
-made(#state{made = Made} = State) ->
-    _ = Made + 1 =:= ?MAX_MADE andalso macula_cluster_log:warning(#{event => too_many_names}),
-    State#state{made = Made + 1}.
 
 now_ms() ->
     erlang:monotonic_time(millisecond).

@@ -36,8 +36,6 @@
 %% A node name of full length and every field fit; a datagram that needs
 %% fragments would arrive less often.
 -define(MAX_BYTES, 1_200).
-%% What an atom can hold.
--define(MAX_NAME, 255).
 %% More than a host has on one LAN, few enough to be dialled at once.
 -define(MAX_ADDRESSES, 8).
 -define(MAX_FIELDS, 32).
@@ -115,18 +113,12 @@ checked(#{form := dated} = Announcement) when not is_map_key(time, Announcement)
                                               not is_map_key(kind, Announcement) ->
     {error, malformed};
 checked(#{name := Name} = Announcement) ->
-    case is_node_name(Name) of
+    case macula_cluster_names:is_node_name(Name) of
         true -> {ok, Announcement};
         false -> {error, malformed}
     end;
 checked(error) ->
     {error, malformed}.
-
-%% As OTP has it: letters, digits, _ and - before the only @, a host after it.
-is_node_name(Name) when byte_size(Name) =< ?MAX_NAME ->
-    re:run(Name, "^[0-9A-Za-z_-]+@[!-?A-{}~]+$", [dollar_endonly, {capture, none}]) =:= match;
-is_node_name(_) ->
-    false.
 
 read_fields(Text, Announcement) ->
     case binary:split(Text, <<",">>, [global]) of
