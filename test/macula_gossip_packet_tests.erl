@@ -59,6 +59,16 @@ malformed_test_() ->
              {malformed, <<"MACULA_GOSSIP/2:a@h|t=1,k=hello", (binary:copy(<<",x=1">>, 40))/binary>>},
              {too_long, <<"MACULA_GOSSIP:a@h|", (binary:copy(<<"x">>, 2_000))/binary>>}]].
 
+%% Whatever goes wrong, the secret is not in the stack of it.
+hidden_secret_test() ->
+    ?assertEqual(plain(<<"a@h">>, ?SECRET), plain(<<"a@h">>, fun() -> ?SECRET end)),
+    try plain(<<"a@h">>, fun() -> {no_binary, hush} end) of
+        _ -> error(no_error)
+    catch
+        error:Reason:Stack ->
+            ?assertEqual(nomatch, string:find(io_lib:format("~0p", [{Reason, Stack}]), "hush"))
+    end.
+
 %% What later versions add is passed over.
 unknown_fields_test() ->
     ?assertMatch({ok, #{time := 1, kind := hello}}, decode(<<"MACULA_GOSSIP/2:a@h|t=1,zz=9,k=hello,?">>, none)).

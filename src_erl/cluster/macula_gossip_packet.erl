@@ -21,7 +21,8 @@
 
 -export_type([announcement/0, secret/0, error/0]).
 
--type secret() :: none | binary().
+%% In a fun it shows in no report of a crash.
+-type secret() :: none | binary() | fun(() -> binary()).
 -type announcement() :: #{name := binary(),
                           form := plain | dated,
                           kind := hello | bye,
@@ -63,7 +64,15 @@ signed(Text, none) -> Text;
 signed(Text, Secret) -> <<Text/binary, $|, (hmac(Text, Secret))/binary>>.
 
 hmac(Text, Secret) ->
-    binary:encode_hex(crypto:mac(hmac, sha256, Secret, Text)).
+    try
+        binary:encode_hex(crypto:mac(hmac, sha256, revealed(Secret), Text))
+    catch
+        %% The stack of what went wrong holds the secret.
+        error:_ -> erlang:raise(error, crypto_failed, [])
+    end.
+
+revealed(Secret) when is_function(Secret, 0) -> Secret();
+revealed(Secret) -> Secret.
 
 %% @doc What a datagram says. With a secret only what its hmac proves;
 %% without one, whatever is well formed, and any hmac is passed over.

@@ -44,7 +44,7 @@
 
 -record(state, {owner :: pid(),
                 config :: macula_cluster_options:config(),
-                secret :: fun(() -> macula_gossip_packet:secret()),
+                secret :: macula_gossip_packet:secret(),
                 v4 = none :: none | gen_udp:socket(),
                 v6 = none :: none | gen_udp:socket(),
                 interfaces = unknown :: unknown | [macula_gossip_interfaces:interface()],
@@ -86,7 +86,7 @@ goodbye(Socket) ->
 init({Owner, Config}) ->
     process_flag(priority, low),
     #{strict := Strict, secret := Secret} = Config,
-    State = #state{owner = Owner, config = Config, secret = wrapped(Secret),
+    State = #state{owner = Owner, config = Config, secret = Secret,
                    replay = macula_gossip_replay:new(Strict)},
     case open_sockets(State) of
         {ok, Open} ->
@@ -95,9 +95,6 @@ init({Owner, Config}) ->
         {error, Reason} ->
             {stop, {socket_open_failed, Reason}}
     end.
-
-wrapped(none) -> fun() -> none end;
-wrapped(Secret) -> Secret.
 
 -spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.
 handle_call(goodbye, _, State) ->
@@ -221,8 +218,8 @@ say(Kind, State) when node() =/= nonode@nohost ->
     #state{config = #{strict := Strict}, secret = Secret, last_time = Last} = State,
     Time = max(erlang:system_time(millisecond), Last + 1),
     Name = atom_to_binary(node()),
-    Dated = macula_gossip_packet:dated(announcement(Name, Kind, Time, State), Secret()),
-    Plain = [macula_gossip_packet:plain(Name, Secret()) || Kind =:= hello, not Strict],
+    Dated = macula_gossip_packet:dated(announcement(Name, Kind, Time, State), Secret),
+    Plain = [macula_gossip_packet:plain(Name, Secret) || Kind =:= hello, not Strict],
     send([Dated | Plain], State#state{last_time = Time});
 say(_, State) ->
     State.
@@ -304,11 +301,11 @@ resolve({Host, Port}, _) ->
 %%% Receiving
 
 received(Packet, Ip, #state{secret = Secret} = State) ->
-    case macula_gossip_packet:decode(Packet, Secret()) of
+    case macula_gossip_packet:decode(Packet, Secret) of
         {ok, #{name := Name} = Announcement} ->
             case Name =:= atom_to_binary(node()) of
                 true -> State;
-                false -> judged(Announcement, Ip, Secret(), State)
+                false -> judged(Announcement, Ip, Secret, State)
             end;
         {error, invalid_hmac} ->
             log_once({invalid_hmac, Ip}, #{event => invalid_hmac, address => Ip}, State);
@@ -352,7 +349,7 @@ where(_, _, _) ->
 
 is_dialled(Ip, #state{secret = Secret, interfaces = Interfaces}) ->
     not macula_gossip_interfaces:is_link_local(Ip)
-        andalso (Secret() =/= none orelse macula_gossip_interfaces:is_on_link(Ip, Interfaces)).
+        andalso (Secret =/= none orelse macula_gossip_interfaces:is_on_link(Ip, Interfaces)).
 
 log_once(About, Report, #state{said = Said} = State) ->
     Now = erlang:monotonic_time(millisecond),
