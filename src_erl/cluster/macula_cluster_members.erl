@@ -115,17 +115,12 @@ rearm(Timer, Next, Now) ->
     end.
 
 call(Node, Trust) ->
-    {_, Monitor} = spawn_monitor(fun() -> exit(reach(Node, Trust)) end),
+    {_, Monitor} = spawn_monitor(fun() -> reach(Node, Trust) end),
     Monitor.
 
-reach(Node, open) ->
-    case macula_cookie:is_strong(auth:get_cookie(Node)) of
-        true -> reach(Node, authentic);
-        false -> weak_cookie
-    end;
-reach(Node, _) ->
-    _ = net_kernel:connect_node(Node),
-    normal.
+reach(Node, Trust) ->
+    _ = Trust =/= open orelse macula_cookie:is_strong(auth:get_cookie(Node)) orelse exit(weak_cookie),
+    net_kernel:connect_node(Node).
 
 warn(weak_cookie, Node, #members{warned = false} = Members) ->
     macula_cluster_log:weak_cookie(Node),

@@ -59,10 +59,14 @@ lookup_node(Name) ->
 -spec lookup_node(name(), timeout()) -> {ok, macula_nif:address()} | {error, not_found}.
 lookup_node(Name, Timeout) ->
     %% In a process of its own: what comes too late must not stay with the caller.
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({looked_up, await(Name, Timeout)}) end),
+    Caller = self(),
+    {Pid, Monitor} = spawn_monitor(fun() -> Caller ! {self(), await(Name, Timeout)} end),
     receive
-        {'DOWN', Monitor, process, Pid, {looked_up, Result}} -> Result;
-        {'DOWN', Monitor, process, Pid, _} -> {error, not_found}
+        {Pid, Result} ->
+            demonitor(Monitor, [flush]),
+            Result;
+        {'DOWN', Monitor, process, Pid, _} ->
+            {error, not_found}
     end.
 
 await(Name, Timeout) ->

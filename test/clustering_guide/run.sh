@@ -22,7 +22,7 @@ block() {
 
 # files PREFIX: every file of the guide below PREFIX, into the folder we are in.
 files() {
-    for name in $(sed -n "s/^<!-- file: $1\\/\\(.*\\) -->$/\\1/p" "$guide"); do
+    sed -n "s/^<!-- file: $1\\/\\(.*\\) -->$/\\1/p" "$guide" | while read -r name; do
         mkdir -p "$(dirname "$name")"
         block file "$1/$name" >"$name"
     done
@@ -69,6 +69,7 @@ on() {
     host=$1
     log=$2
     shift 2
+    # shellcheck disable=SC2016 # the inner shell expands it
     start "$log" ip netns exec "$lan-$host" unshare --mount --uts sh -c '
         hostname "host-$1"
         if [ -n "$2" ]; then mount -t tmpfs none /opt && cp -R "$2" /opt/shop; fi
@@ -127,9 +128,8 @@ value() {
 CLUSTER_SECRET=$(od -An -N20 -tx1 /dev/urandom | tr -d ' \n')
 export CLUSTER_SECRET
 # What Docker's COPY puts into the image.
-set -- $(sed -n 's/^COPY //p' Dockerfile)
-[ "$2" = /opt/shop ] || fail "the image is not where this test puts it" Dockerfile
-image=$PWD/$1
+image=$PWD/$(sed -n 's|^COPY \(.*\) /opt/shop$|\1|p' Dockerfile)
+[ -x "$image/bin/shop" ] || fail "no image, or not where this test puts it" Dockerfile
 replicas=$(value replicas)
 [ "$replicas" -eq 3 ] || fail "this test has three hosts" docker-compose.yml
 command=$(value command)
