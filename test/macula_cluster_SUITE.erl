@@ -6,7 +6,7 @@
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([gossip/1, gossip_with_secret/1, gossip_ipv6_only/1, gossip_broadcast_only/1, gossip_seeds/1,
          gossip_over_inet_tcp/1, static/1, mdns/1, mdns_beside_avahi/1, configured/1, two_secrets/1,
-         weak_cookie/1]).
+         weak_cookie/1, ensure_distributed/1]).
 -export([crash_and_return/1, link_cut_and_healed/1, interface_removed_and_added/1, leave/1,
          leave_static/1, sigterm/1, callback_once/1]).
 -export([hostile_packets/1, black_holes/1]).
@@ -29,7 +29,7 @@ all() ->
 groups() ->
     [{forming, [gossip, gossip_with_secret, gossip_ipv6_only, gossip_broadcast_only, gossip_seeds,
                 gossip_over_inet_tcp, static, mdns, mdns_beside_avahi, configured, two_secrets,
-                weak_cookie]},
+                weak_cookie, ensure_distributed]},
      {changing, [crash_and_return, link_cut_and_healed, interface_removed_and_added, leave,
                  leave_static, sigterm, callback_once]},
      {hostile, [hostile_packets, black_holes]}].
@@ -196,6 +196,25 @@ weak_cookie(_) ->
          ?assertEqual([], call(Node, erlang, nodes, [])),
          ?assertEqual(1, has_said(Node, "the cookie could be guessed"))
      end || Node <- Nodes].
+
+%% VMs without a name become nodes, over the carrier they were started with: the second one of a
+%% host by another name, and with the cookie that the first one made.
+ensure_distributed(Config) ->
+    Lab = netlab:start(lan, #{hosts => 1}),
+    [begin
+         Home = macula_test_node:scratch(Config),
+         Options = #{within => netlab:within(Lab, a), domain => none, cookie => none, flags => Flags, env => [{"HOME", Home}]},
+         Nodes = [start(unique("nameless"), Options) || _ <- [1, 2]],
+         [?assertEqual(ok, call(Node, macula, ensure_distributed, [])) || Node <- Nodes],
+         [First, Second] = [call(Node, erlang, node, []) || Node <- Nodes],
+         ?assertMatch({"macula_host@" ++ _, "macula_host_" ++ _}, {atom_to_list(First), atom_to_list(Second)}),
+         {ok, Cookie} = file:read_file(filename:join(Home, ".erlang.cookie")),
+         [?assertEqual(Cookie, atom_to_binary(call(Node, erlang, get_cookie, []))) || Node <- Nodes],
+         ?assert(macula_cookie:is_strong(Cookie)),
+         %% Not up as applications: none of this needs them.
+         [?assertNot(lists:keymember(macula, 1, call(Node, application, which_applications, []))) || Node <- Nodes],
+         Flags =:= [] orelse ?assertEqual(pong, call(hd(Nodes), net_adm, ping, [Second]))
+     end || Flags <- [macula_test_node:flags(), []]].
 
 %%% A cluster changes
 

@@ -15,7 +15,9 @@
 
 -export_type([error/0]).
 
--type error() :: {gossip_strategy_failed | static_strategy_failed | discovery_strategy_failed, term()}
+-type error() :: {gossip_strategy_failed, term()}
+               | {static_strategy_failed, term()}
+               | {discovery_strategy_failed, term()}
                | {distribution_failed, term()}
                | {application_failed, term()}
                | macula_cluster_options:bad_option().
@@ -38,8 +40,13 @@ start_cluster(Options) ->
         {error, _} = Error -> Error
     end.
 
-start(_, Running) when is_pid(Running) -> ok;
-start(Config, undefined) -> in_order([fun start_application/0, fun() -> start_below_system(Config) end]).
+start(_, Running) when is_pid(Running) ->
+    ok;
+start(Config, undefined) ->
+    case start_application() of
+        ok -> start_below_system(Config);
+        {error, _} = Error -> Error
+    end.
 
 start_application() ->
     case application:ensure_all_started(macula) of
@@ -51,13 +58,6 @@ start_below_system(Config) ->
     case macula_dist_system:start_cluster(Config) of
         {ok, _} -> ok;
         {error, {already_started, _}} -> ok;
-        {error, _} = Error -> Error
-    end.
-
-in_order([]) -> ok;
-in_order([Step | Others]) ->
-    case Step() of
-        ok -> in_order(Others);
         {error, _} = Error -> Error
     end.
 

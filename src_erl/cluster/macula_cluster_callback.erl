@@ -74,5 +74,6 @@ safely(Module, Function, Args) ->
         apply(Module, Function, Args)
     catch
         Class:Reason:Stack ->
-            macula_cluster_log:warning(#{event => callback_failed, reason => {Class, Reason, Stack}})
+            macula_cluster_log:warning(#{event => callback_failed,
+                                         reason => {Class, Reason, Stack}})
     end.

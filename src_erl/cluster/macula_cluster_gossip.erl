@@ -11,12 +11,6 @@
 
 -type server() :: gen_server:server_ref().
 
-%% A lost connection is tried again at once, and then as often as the node is
-%% heard of after a silence. Meanwhile this is enough.
--define(FIRST_PAUSE_MS, 500).
--define(MAX_PAUSE_MS, 15_000).
-%% Nodes that never were connected may be another cluster's.
--define(STRANGER_PAUSE_MS, 60_000).
 %% The first announcements come faster, so that one lost one costs little.
 -define(EARLY_MS, [200, 600]).
 %% Not heard of for so many intervals, a node that is not connected is lost.
@@ -29,7 +23,7 @@
                 interval :: pos_integer(),
                 members :: macula_cluster_members:members(),
                 %% Where a node was last told to discovery to be, and when it was heard.
-                seen = #{} :: #{node() => {Addresses :: [macula_nif:address()], Heard :: integer()}},
+                seen = #{} :: #{node() => {[macula_nif:address()], Heard :: integer()}},
                 names :: macula_cluster_names:names()}).
 
 -type state() :: #state{}.
@@ -42,13 +36,7 @@ start_link() ->
 %% @doc For the options see docs/configuration.md.
 -spec start_link(macula_cluster_options:given()) -> {ok, pid()} | {error, term()}.
 start_link(Options) ->
-    case macula_cluster_options:read(Options, macula_cluster_options:keys(gossip)) of
-        {ok, Config} -> started(gen_server:start_link({local, ?MODULE}, ?MODULE, Config, []));
-        {error, _} = Error -> Error
-    end.
-
-started({ok, Pid}) -> {ok, Pid};
-started({error, Reason}) -> {error, Reason}.
+    macula_cluster_members:start_link(?MODULE, gossip, Options).
 
 -spec stop() -> ok.
 stop() ->
@@ -86,10 +74,12 @@ broadcast_now(Server) ->
     gen_server:cast(Server, broadcast_now).
 
 -spec init(macula_cluster_options:config()) -> {ok, state()} | {stop, term()}.
-init(#{secret := Secret, callback := Callback, watcher := Watcher, broadcast_interval := Interval} = Config) ->
+init(Config) ->
     process_flag(trap_exit, true),
     case macula_gossip_socket:start_link(Config) of
         {ok, Socket} ->
+            #{secret := Secret, callback := Callback, watcher := Watcher,
+              broadcast_interval := Interval} = Config,
             _ = macula_cluster_callback:start_link(Callback),
             Trust = trust(Secret),
             ok = macula_gossip_socket:announce(Socket),
@@ -97,9 +87,7 @@ init(#{secret := Secret, callback := Callback, watcher := Watcher, broadcast_int
             later(Interval),
             {ok, #state{socket = Socket, trust = Trust, interval = Interval,
                         names = macula_cluster_names:new(Trust),
-                        members = macula_cluster_members:new(
-                                    #{trust => Trust, watcher => Watcher, first => ?FIRST_PAUSE_MS,
-                                      max => ?MAX_PAUSE_MS, stranger_max => ?STRANGER_PAUSE_MS})}};
+                        members = macula_cluster_members:new(Trust, Watcher)}};
         {error, Reason} ->
             {stop, Reason}
     end.
@@ -139,7 +127,8 @@ handle_info(early, #state{socket = Socket} = State) ->
 handle_info({'EXIT', _, Reason}, State) when Reason =/= normal ->
     {stop, Reason, State};
 handle_info({macula_gossip_known, Known}, State) ->
-    {noreply, lists:foldl(fun({Node, Addresses}, S) -> heard_of(hello, Node, Addresses, S) end, State, Known)};
+    HeardOf = fun({Node, Addresses}, S) -> heard_of(hello, Node, Addresses, S) end,
+    {noreply, lists:foldl(HeardOf, State, Known)};
 handle_info(Message, #state{members = Members} = State) ->
     case macula_cluster_members:handle(Message, Members) of
         {ok, New} -> {noreply, tell_newcomer(Message, State#state{members = New})};

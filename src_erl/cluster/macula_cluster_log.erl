@@ -42,7 +42,8 @@ format(#{event := no_interface, wanted := Wanted}) ->
     {"[macula_cluster_gossip] there is no interface ~ts to announce this node on; trying again",
      [wanted(Wanted)]};
 format(#{event := interfaces_lost, names := Names}) ->
-    {"[macula_cluster_gossip] lost interface ~ts; looking for it to come back", [lists:join(", ", Names)]};
+    {"[macula_cluster_gossip] lost interface ~ts; looking for it to come back",
+     [lists:join(", ", Names)]};
 format(#{event := interfaces, names := Names}) ->
     {"[macula_cluster_gossip] announcing this node on ~ts", [lists:join(", ", Names)]};
 format(#{event := send_failed, reason := Reason}) ->
@@ -52,7 +53,8 @@ format(#{event := seed_unknown, seed := Seed, reason := Reason}) ->
 format(#{event := callback_failed, reason := Reason}) ->
     {"[macula_cluster] the callback failed: ~tp", [Reason]};
 format(#{event := strategy_failed, strategy := Strategy, reason := Reason, again_ms := Pause}) ->
-    {"[macula_cluster] strategy ~tp failed and starts again in ~b ms: ~tp", [Strategy, Pause, Reason]};
+    {"[macula_cluster] strategy ~tp failed and starts again in ~b ms: ~tp",
+     [Strategy, Pause, Reason]};
 format(#{event := cookie_not_kept, path := Path, reason := Reason}) ->
     {"macula: the new cookie is good for this run only, ~ts cannot be written: ~ts",
      [Path, file:format_error(Reason)]}.

@@ -3,8 +3,8 @@
 %% seen with any browser of such (avahi-browse, dns-sd). TXT: `node', its
 %% name; `id', that of its key; `realm', a tag of the realm it is in.
 %%
-%% Multicast DNS proves nothing, so this goes by `trust => open' of
-%% `macula_cluster_members', and only addresses on our own links count.
+%% Multicast DNS proves nothing, so trust is `open' in `macula_cluster_members',
+%% and only addresses on our own links count.
 -module(macula_cluster_mdns).
 
 -behaviour(gen_server).
@@ -15,9 +15,6 @@
 
 -type server() :: gen_server:server_ref().
 
--define(FIRST_PAUSE_MS, 500).
--define(MAX_PAUSE_MS, 15_000).
--define(STRANGER_PAUSE_MS, 60_000).
 %% How soon another name or port of this node shows. Also how often those that
 %% are still shown count as heard of, which is below what counts as a silence.
 -define(CHECK_MS, 5_000).
@@ -43,13 +40,7 @@ start_link() ->
 %% @doc Options: interface, callback; see docs/configuration.md.
 -spec start_link(macula_cluster_options:given()) -> {ok, pid()} | {error, term()}.
 start_link(Options) ->
-    case macula_cluster_options:read(Options, macula_cluster_options:keys(mdns)) of
-        {ok, Config} -> started(gen_server:start_link({local, ?MODULE}, ?MODULE, Config, []));
-        {error, _} = Error -> Error
-    end.
-
-started({ok, Pid}) -> {ok, Pid};
-started({error, Reason}) -> {error, Reason}.
+    macula_cluster_members:start_link(?MODULE, mdns, Options).
 
 -spec stop() -> ok.
 stop() ->
@@ -80,8 +71,7 @@ get_connected(Server) ->
 -spec init(macula_cluster_options:config()) -> {ok, state()} | {stop, term()}.
 init(#{interface := Interface, callback := Callback, watcher := Watcher}) ->
     process_flag(trap_exit, true),
-    Members = macula_cluster_members:new(#{trust => open, watcher => Watcher, first => ?FIRST_PAUSE_MS,
-                                           max => ?MAX_PAUSE_MS, stranger_max => ?STRANGER_PAUSE_MS}),
+    Members = macula_cluster_members:new(open, Watcher),
     State = #state{interface = Interface, run_id = crypto:strong_rand_bytes(32),
                    names = macula_cluster_names:new(open), members = Members},
     case show(State) of

@@ -3,19 +3,26 @@
 %% what it learns of nodes, and passes on the messages that are not its own.
 %%
 %% Each call to a node is a process of its own, so that one that does not
-%% answer holds up nothing. With `trust => open', that is, when anyone on the
+%% answer holds up nothing. When trust is `open', that is, when anyone on the
 %% network can name a node, a cookie that could be guessed keeps us from
 %% calling: whoever is called gets a proof to try guesses against.
 -module(macula_cluster_members).
 
--export([new/1, keep/2, heard/2, bye/2, forget/2, handle/2, peers/1, connected/1]).
+-export([start_link/3, new/2, keep/2, heard/2, bye/2, forget/2, handle/2, peers/1, connected/1]).
 -export([is_leaving/1, goodbye/0, departed/1]).
 
--export_type([members/0, options/0]).
+-export_type([members/0, trust/0]).
 
--type options() :: #{trust := configured | authentic | open,
-                     first := pos_integer(), max := pos_integer(), stranger_max := pos_integer(),
-                     watcher := none | pid()}.
+%% What says that a node is one of ours: the configuration, which also says
+%% how often missing ones are called; a proof; nothing.
+-type trust() :: {configured, IntervalMs :: pos_integer()} | authentic | open.
+
+%% A lost connection is tried again at once, and then as often as the node is
+%% heard of after a silence. Meanwhile this is enough.
+-define(FIRST_PAUSE_MS, 500).
+-define(MAX_PAUSE_MS, 15_000).
+%% Nodes that never were connected may be another cluster's.
+-define(STRANGER_PAUSE_MS, 60_000).
 
 %% How long a node that goes waits for its peers to hear of it.
 -define(GOODBYE_MS, 1_000).
@@ -23,7 +30,7 @@
 -define(SERVERS, [macula_cluster_gossip, macula_cluster_static, macula_cluster_mdns]).
 
 -record(members, {policy :: macula_cluster_policy:policy(),
-                  trust :: configured | authentic | open,
+                  trust :: trust(),
                   watcher :: none | pid(),
                   calls = #{} :: #{reference() => node()},
                   timer = none :: none | reference(),
@@ -32,14 +39,31 @@
 
 -opaque members() :: #members{}.
 
+%% @doc Starts a strategy's server under its module's name, with its options
+%% checked and complete.
+-spec start_link(module(), gossip | static | mdns, macula_cluster_options:given()) ->
+          {ok, pid()} | {error, term()}.
+start_link(Module, Part, Options) ->
+    case macula_cluster_options:read(Options, macula_cluster_options:keys(Part)) of
+        {ok, Config} -> started(gen_server:start_link({local, Module}, Module, Config, []));
+        {error, _} = Error -> Error
+    end.
+
+started({ok, Pid}) -> {ok, Pid};
+started({error, Reason}) -> {error, Reason}.
+
 %% @doc For the calling server, which gets the messages of all this.
--spec new(options()) -> members().
-new(#{trust := Trust, watcher := Watcher} = Options) ->
+-spec new(trust(), Watcher :: none | pid()) -> members().
+new(Trust, Watcher) ->
     ok = net_kernel:monitor_nodes(true),
-    Pauses = maps:with([first, max, stranger_max], Options),
-    Policy = macula_cluster_policy:new(Pauses#{own => node()}, erlang:unique_integer()),
+    Policy = macula_cluster_policy:new((pauses(Trust))#{own => node()}, erlang:unique_integer()),
     Up = fun(Node, P) -> macula_cluster_policy:up(Node, now_ms(), P) end,
     #members{policy = lists:foldl(Up, Policy, nodes()), trust = Trust, watcher = Watcher}.
+
+pauses({configured, Interval}) ->
+    #{first => Interval, max => Interval, stranger_max => Interval};
+pauses(_) ->
+    #{first => ?FIRST_PAUSE_MS, max => ?MAX_PAUSE_MS, stranger_max => ?STRANGER_PAUSE_MS}.
 
 %% @doc A node by configuration.
 -spec keep(node(), members()) -> members().
@@ -119,7 +143,8 @@ call(Node, Trust) ->
     Monitor.
 
 reach(Node, Trust) ->
-    _ = Trust =/= open orelse macula_cookie:is_strong(auth:get_cookie(Node)) orelse exit(weak_cookie),
+    IsSafe = Trust =/= open orelse macula_cookie:is_strong(auth:get_cookie(Node)),
+    _ = IsSafe orelse exit(weak_cookie),
     net_kernel:connect_node(Node).
 
 warn(weak_cookie, Node, #members{warned = false} = Members) ->

@@ -68,7 +68,8 @@ resolve(Given, Keys, Os) ->
         Map = to_map(Given),
         ok = known(Map, Keys),
         Options = [Option || #option{key = Key} = Option <- options(), lists:member(Key, Keys)],
-        {ok, consistent(maps:from_list([{Option#option.key, value(Option, Map, Os)} || Option <- Options]))}
+        Values = [{Option#option.key, value(Option, Map, Os)} || Option <- Options],
+        {ok, consistent(maps:from_list(Values))}
     catch
         throw:{bad_option, _, _, _} = Bad -> {error, Bad}
     end.
@@ -172,7 +173,7 @@ secret(Text) ->
 %% One text with commas, or a list of names.
 node_names(Names) when is_list(Names) ->
     case text(Names) of
-        {ok, Text} -> all(fun node_name/1, [string:trim(Name) || Name <- string:split(Text, ",", all)]);
+        {ok, Text} -> all(fun(Name) -> node_name(string:trim(Name)) end, string:split(Text, ",", all));
         error -> all(fun node_name/1, Names)
     end;
 node_names(Text) when is_binary(Text) ->

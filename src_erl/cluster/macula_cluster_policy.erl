@@ -120,12 +120,14 @@ due(Now, Policy) ->
     Tidy = drop_silent(Now, Policy),
     {Again, New} = lists:partition(fun is_retry/1, lists:sort(waiting(Now, Tidy))),
     {Retrying, Trying} = lists:partition(fun is_retry/1, calling(Tidy)),
-    Chosen = first(?MAX_RETRYING - length(Retrying), Again) ++ first(?MAX_TRYING - length(Trying), New),
+    Chosen = first(?MAX_RETRYING - length(Retrying), Again)
+        ++ first(?MAX_TRYING - length(Trying), New),
     Nodes = [Node || {_, Node, _} <- Chosen],
     {Nodes, lists:foldl(fun call/2, Tidy, Nodes)}.
 
 waiting(Now, Policy) ->
-    [{Due, Node, Failures} || {Node, #peer{due = Due, failures = Failures}} <- idle(Policy), Due =< Now].
+    [{Due, Node, Failures}
+     || {Node, #peer{due = Due, failures = Failures}} <- idle(Policy), Due =< Now].
 
 calling(#policy{peers = Peers}) ->
     [{Due, Node, Failures}
@@ -194,7 +196,8 @@ later(Node, Now, #policy{peers = Peers} = Policy) ->
 
 %% Between half of it and all of it, so that many nodes that lost one do not
 %% all call it together when it is back.
-pause(#peer{failures = Failures} = Peer, #policy{options = #{first := First}, rand = Rand} = Policy) ->
+pause(#peer{failures = Failures} = Peer, Policy) ->
+    #policy{options = #{first := First}, rand = Rand} = Policy,
     Full = min(max_pause(Peer, Policy), First bsl min(Failures, ?MAX_DOUBLINGS)),
     {Random, NewRand} = rand:uniform_s(Full div 2 + 1, Rand),
     {Full - Random + 1, Policy#policy{rand = NewRand}}.
@@ -219,7 +222,8 @@ make_room(Node, #policy{peers = Peers} = Policy)
     Policy;
 make_room(_, #policy{peers = Peers, up = Up} = Policy) ->
     Spare = [{Peer#peer.was_up, Peer#peer.heard, Node}
-             || {Node, #peer{kept = false, calling = false} = Peer} <- maps:to_list(Peers), not is_map_key(Node, Up)],
+             || {Node, #peer{kept = false, calling = false} = Peer} <- maps:to_list(Peers),
+                not is_map_key(Node, Up)],
     case Spare of
         [] -> Policy;
         _ -> forget(element(3, lists:min(Spare)), Policy)

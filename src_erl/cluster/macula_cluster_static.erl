@@ -19,13 +19,7 @@ start_link() ->
 %% @doc Options: nodes, reconnect_interval, callback; see docs/configuration.md.
 -spec start_link(macula_cluster_options:given()) -> {ok, pid()} | {error, term()}.
 start_link(Options) ->
-    case macula_cluster_options:read(Options, macula_cluster_options:keys(static)) of
-        {ok, Config} -> started(gen_server:start_link({local, ?MODULE}, ?MODULE, Config, []));
-        {error, _} = Error -> Error
-    end.
-
-started({ok, Pid}) -> {ok, Pid};
-started({error, Reason}) -> {error, Reason}.
+    macula_cluster_members:start_link(?MODULE, static, Options).
 
 -spec stop() -> ok.
 stop() ->
@@ -81,8 +75,7 @@ with_node(Name, Fun) ->
 init(#{nodes := Nodes, reconnect_interval := Interval, callback := Callback, watcher := Watcher}) ->
     process_flag(trap_exit, true),
     _ = macula_cluster_callback:start_link(Callback),
-    Members = macula_cluster_members:new(#{trust => configured, watcher => Watcher, first => Interval,
-                                           max => Interval, stranger_max => Interval}),
+    Members = macula_cluster_members:new({configured, Interval}, Watcher),
     {ok, lists:foldl(fun macula_cluster_members:keep/2, Members, Nodes)}.
 
 -spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.

@@ -116,9 +116,9 @@ handle_info({macula_cluster_members, connected, Node}, #state{connected = Connec
         false -> {noreply, tell(connected, Node, State#state{connected = [Node | Connected]})}
     end;
 handle_info({macula_cluster_members, disconnected, Node}, #state{connected = Connected} = State) ->
-    case lists:member(Node, Connected) of
-        true -> {noreply, tell(disconnected, Node, State#state{connected = lists:delete(Node, Connected)})};
-        false -> {noreply, State}
+    case lists:delete(Node, Connected) of
+        Connected -> {noreply, State};
+        Left -> {noreply, tell(disconnected, Node, State#state{connected = Left})}
     end;
 handle_info({'EXIT', Running, Reason}, #state{running = Running} = State) ->
     {noreply, start_later(Reason, State#state{running = undefined})};

@@ -276,7 +276,8 @@ without_dashes(Chars) ->
     [Char || Char <- Chars, Char =/= $-].
 
 by_alphabet(Chars, IsWords) ->
-    Bits = math:log2(max(2, lists:sum([size_of(Class) || Class <- lists:usort([class(C) || C <- Chars])]))),
+    Classes = lists:usort([class(Char) || Char <- Chars]),
+    Bits = math:log2(max(2, lists:sum([size_of(Class) || Class <- Classes]))),
     lists:sum([0.0 | [char_bits(class(Char), Bits, IsWords) || Char <- Chars]]).
 
 char_bits(Class, _, true) when Class =:= lower; Class =:= upper -> ?WORD_LETTER_BITS;

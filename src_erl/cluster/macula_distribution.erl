@@ -81,7 +81,8 @@ name(Carrier) ->
     end.
 
 suffixed() ->
-    ?NAME ++ "_" ++ string:lowercase(binary_to_list(binary:encode_hex(crypto:strong_rand_bytes(4)))).
+    Suffix = binary:encode_hex(crypto:strong_rand_bytes(4)),
+    ?NAME ++ "_" ++ string:lowercase(binary_to_list(Suffix)).
 
 taken(macula) ->
     case macula_dist_registry:list() of

@@ -131,8 +131,10 @@ checked(error) ->
 
 read_fields(Text, Announcement) ->
     case binary:split(Text, <<",">>, [global]) of
-        Fields when length(Fields) =< ?MAX_FIELDS -> lists:foldl(fun read_field/2, Announcement, Fields);
-        _ -> error
+        Fields when length(Fields) =< ?MAX_FIELDS ->
+            lists:foldl(fun read_field/2, Announcement, Fields);
+        _ ->
+            error
     end.
 
 read_field(_, error) ->

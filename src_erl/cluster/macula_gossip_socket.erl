@@ -127,12 +127,15 @@ handle_info({resolved, Seeds}, State) ->
 handle_info(_, State) ->
     {noreply, State}.
 
-%% The secret is in a fun, which never shows what it holds.
+%% The secret is in a fun, which shows nothing of it; still it is nobody's to take.
 -spec format_status(gen_server:format_status()) -> gen_server:format_status().
 format_status(Status) ->
-    maps:map(fun(state, #state{config = Config} = State) -> State#state{config = maps:remove(secret, Config)};
-                (_, Other) -> Other
-             end, Status).
+    maps:map(fun without_secret/2, Status).
+
+without_secret(state, #state{config = Config} = State) ->
+    State#state{config = maps:remove(secret, Config), secret = none};
+without_secret(_, Other) ->
+    Other.
 
 %%% Sockets
 
@@ -316,14 +319,18 @@ received(Packet, Ip, #state{secret = Secret} = State) ->
 judged(Announcement, Ip, none, State) ->
     allowed(Announcement, Ip, State);
 judged(#{name := Name} = Announcement, Ip, _, #state{replay = Replay} = State) ->
-    {Verdict, New} = macula_gossip_replay:judge(Announcement, erlang:system_time(millisecond), Replay),
+    Now = erlang:system_time(millisecond),
+    {Verdict, New} = macula_gossip_replay:judge(Announcement, Now, Replay),
     Judged = State#state{replay = New},
     case Verdict of
         fresh -> tell_owner(Announcement, Ip, Judged);
-        {clock, Ahead} -> log_once({clock, Ip}, #{event => clock, name => Name, ahead_ms => Ahead}, Judged);
+        {clock, Ahead} -> log_clock(Name, Ahead, Ip, Judged);
         repeated -> Judged;
         undated -> Judged
     end.
+
+log_clock(Name, Ahead, Ip, State) ->
+    log_once({clock, Ip}, #{event => clock, name => Name, ahead_ms => Ahead}, State).
 
 %% What needs no proof is counted instead.
 allowed(Announcement, Ip, #state{open = {Second, Count}} = State) ->

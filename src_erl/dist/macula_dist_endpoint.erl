@@ -64,7 +64,8 @@ named(Node) ->
     gen_server:cast(?MODULE, {named, Node}).
 
 %% @doc Where this node says it is, once it listens.
--spec address() -> {ok, macula_nif:address() | macula_config:target()} | {error, not_listening | not_running}.
+-spec address() -> {ok, macula_nif:address() | macula_config:target()}
+              | {error, not_listening | not_running}.
 address() ->
     call(address).
 

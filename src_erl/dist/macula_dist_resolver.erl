@@ -30,7 +30,7 @@ attempt(Ask) ->
 sources(Node, Parts, Timeout) ->
     configured(Node, Timeout)
         ++ [{registry, fun() -> registered(Node) end}]
-        ++ [{discovery, fun() -> {ok, Found} end} || [_ | _] = Found <- [macula_dist_discovery:addresses(Node)]]
+        ++ discovered(macula_dist_discovery:addresses(Node))
         ++ by_host(Parts, Timeout).
 
 configured(Node, Timeout) ->
@@ -45,6 +45,9 @@ registered(Node) ->
         {ok, Address} -> {ok, [Address]};
         {error, _} = Error -> Error
     end.
+
+discovered([]) -> [];
+discovered(Addresses) -> [{discovery, fun() -> {ok, Addresses} end}].
 
 %% A port in the node name says where it is; else the well-known one.
 by_host(#{host := Host, port := default}, Timeout) ->
