@@ -33,7 +33,11 @@ defmodule Macula.MixProject do
   end
 
   def application do
-    [mod: @app[:mod], registered: @app[:registered]]
+    [
+      mod: @app[:mod],
+      registered: @app[:registered],
+      extra_applications: @app[:applications] -- [:kernel, :stdlib]
+    ]
   end
 
   defp package do

@@ -3,6 +3,8 @@
 -module(macula).
 
 -export([links/0, config/0, renew_certificates/0]).
+-export([ensure_distributed/0, get_cookie/0, set_cookie/1, set_cookie/2, monitor_nodes/0,
+         unmonitor_nodes/0]).
 
 -export_type([link_info/0]).
 
@@ -38,3 +40,37 @@ config() ->
 -spec renew_certificates() -> ok | {error, not_running | macula_nif:bad_file()}.
 renew_certificates() ->
     macula_dist_endpoint:renew_certificates().
+
+%% @doc Makes this VM a node when it is none yet: macula_host@Host, or with a
+%% suffix when that name is taken. Over macula when the VM was started with
+%% `-proto_dist macula', else over the carrier it has.
+-spec ensure_distributed() -> ok | {error, {distribution_failed, term()}}.
+ensure_distributed() ->
+    macula_cluster:ensure_distributed().
+
+%% @doc The cookie: from the application's environment (`cookie'), from
+%% MACULA_COOKIE, RELEASE_COOKIE or ERLANG_COOKIE, or from the user's cookie
+%% file. Where there is none a strong one is made and put into that file.
+-spec get_cookie() -> atom().
+get_cookie() ->
+    macula_cluster:get_cookie().
+
+%% @doc Sets the cookie of this node and keeps it in the user's cookie file.
+-spec set_cookie(macula_cookie:cookie()) -> ok | {error, term()}.
+set_cookie(Cookie) ->
+    macula_cluster:set_cookie(Cookie).
+
+%% @doc Sets the cookie shared with one peer.
+-spec set_cookie(node(), macula_cookie:cookie()) -> ok | {error, term()}.
+set_cookie(Node, Cookie) ->
+    macula_cluster:set_cookie(Node, Cookie).
+
+%% @doc From now on the caller gets {nodeup, Node} and {nodedown, Node}.
+-spec monitor_nodes() -> ok.
+monitor_nodes() ->
+    macula_cluster:monitor_nodes().
+
+%% @doc Takes one `monitor_nodes/0' back.
+-spec unmonitor_nodes() -> ok.
+unmonitor_nodes() ->
+    macula_cluster:unmonitor_nodes().

@@ -3,7 +3,7 @@
 -module(macula_config).
 
 -export([load/0, read/1, settings/0, ports/1, format_error/1]).
--export([resolve/1, parse_address/1]).
+-export([resolve/1, parse_address/1, nearest/2]).
 
 -export_type([sources/0, config/0, origin/0, setting/0, bad_option/0, target/0]).
 
@@ -34,7 +34,7 @@
 -define(OS_ENV, ["MACULA_DIST_PORT"]).
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
--define(MACULA_ENV, [peers, dist]).
+-define(MACULA_ENV, [peers, dist, cookie, cluster]).
 -define(DIST_KEYS, [port, port_range, interface, advertise, threads,
                     tls_verify, cacertfile, certfile, keyfile]).
 
@@ -282,6 +282,8 @@ known_keys(Env, Known) ->
         [{Key, Value} | _] -> throw({bad_option, Key, {did_you_mean, nearest(Key, Known)}, Value})
     end.
 
+%% @doc The known key that is spelled most like this one.
+-spec nearest(term(), [atom(), ...]) -> atom().
 nearest(Key, Known) ->
     Text = lists:flatten(io_lib:format("~tp", [Key])),
     {_, Nearest} = lists:min([{distance(Text, atom_to_list(K)), K} || K <- Known]),

@@ -12,16 +12,18 @@
          link_tick/1, link_stat/1, link_close/1]).
 -export([registry_publish/3, registry_find/2, registry_list/1]).
 -export([registry_withdraw/1]).
+-export([mdns_start/1, mdns_stop/1]).
 -export([call_times/0, memory/0]).
 
 -export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, frame/0,
-              bad_file/0]).
+              bad_file/0, mdns/0]).
 
 -type endpoint() :: reference().
 -type dial() :: reference().
 -type link() :: reference().
 -type link_id() :: integer().
 -type registration() :: reference().
+-type mdns() :: reference().
 -type address() :: {inet:ip_address(), inet:port_number()}.
 -type bad_file() :: {bad_file, Path :: binary(), Why :: binary()}.
 -type frame() :: {Size :: non_neg_integer(), erlang:iovec()}.
@@ -174,6 +176,19 @@ registry_find(Dir, Name) -> load_and(registry_find, [Dir, Name]).
 
 -spec registry_list(binary()) -> {ok, [{binary(), address()}]} | {error, {io, binary()}}.
 registry_list(Dir) -> load_and(registry_list, [Dir]).
+
+%% Multicast DNS: the owner gets {macula_mdns, found, Instance, Port, Ips,
+%% [{Key, Value}]} and {macula_mdns, lost, Instance}.
+
+-spec mdns_start(#{owner := pid(), instance := binary(), host := binary(),
+                   port := inet:port_number(), addresses := [inet:ip_address()],
+                   properties := [{binary(), binary()}],
+                   interface := any | binary() | inet:ip_address()}) ->
+          {ok, mdns()} | {error, binary()}.
+mdns_start(Options) -> load_and(mdns_start, [Options]).
+
+-spec mdns_stop(mdns()) -> ok.
+mdns_stop(Mdns) -> load_and(mdns_stop, [Mdns]).
 
 %% Figures of test builds.
 

@@ -15,4 +15,7 @@ start_link() ->
 
 -spec init([]) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
 init([]) ->
-    {ok, {#{strategy => one_for_one}, []}}.
+    System = #{id => macula_dist_system,
+               start => {macula_dist_system, start_link, []},
+               type => supervisor},
+    {ok, {#{strategy => one_for_one}, [System]}}.

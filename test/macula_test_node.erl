@@ -18,7 +18,7 @@
 %% is put before the command: netlab:within/2 puts the node on a host of a lab.
 -type options() :: #{name => string(), host => string(), domain => shortnames | longnames | none,
                      args => [string()], env => [{string(), string() | false}],
-                     cookie => string(), agent => boolean(), flags => [string()],
+                     cookie => string() | none, agent => boolean(), flags => [string()],
                      within => [string()]}.
 
 -define(BOOT_MS, 60_000).
@@ -254,7 +254,7 @@ init(Caller, Ref, Name, Options) ->
         ++ maps:get(flags, Options, flags())
         ++ ebins()
         ++ domain(maps:get(domain, Options, shortnames), Node)
-        ++ ["-setcookie", maps:get(cookie, Options, cookie())]
+        ++ cookie(maps:get(cookie, Options, cookie()))
         ++ maps:get(args, Options, [])
         ++ ["-run", ?MODULE_STRING, "agent", Path],
     [Program | AllArgs] = maps:get(within, Options, []) ++ [erl() | Args],
@@ -277,6 +277,9 @@ env(More) ->
     Default = [{"ERL_CRASH_DUMP_SECONDS", "0"}, {"MACULA_DIST_PORT", false},
                {"MACULA_HOME", Home}, {"XDG_RUNTIME_DIR", Home}],
     [Variable || {Name, _} = Variable <- Default, not lists:keymember(Name, 1, More)] ++ More.
+
+cookie(none) -> [];
+cookie(Cookie) -> ["-setcookie", Cookie].
 
 domain(shortnames, Node) -> ["-sname", Node];
 domain(longnames, Node) -> ["-name", Node];

@@ -8,8 +8,8 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, links/0, stats/0,
-         renew_certificates/0]).
+-export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
+         links/0, stats/0, renew_certificates/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -62,6 +62,17 @@ dialling() ->
 -spec named(node()) -> ok.
 named(Node) ->
     gen_server:cast(?MODULE, {named, Node}).
+
+%% @doc Where this node says it is, once it listens.
+-spec address() -> {ok, macula_nif:address() | macula_config:target()}
+              | {error, not_listening | not_running}.
+address() ->
+    call(address).
+
+%% @doc The id of this node's key.
+-spec identity() -> {ok, NodeId :: <<_:256>>} | {error, not_listening | not_running}.
+identity() ->
+    call(identity).
 
 %% @doc The established links, by the native side's count.
 -spec links() -> [#{node := binary(), atom() => term()}].
@@ -159,6 +170,14 @@ answer(dialling, #open{endpoint = Endpoint} = State) ->
     {{ok, Endpoint}, State};
 answer(dialling, closed) ->
     dial_only(open(<<>>, #{port => default}));
+answer(address, #open{endpoint = Endpoint, advertise = Advertise, handle = Handle} = State)
+  when Handle =/= undefined ->
+    {{ok, told(Advertise, macula_nif:endpoint_address(Endpoint))}, State};
+answer(identity, #open{endpoint = Endpoint} = State) ->
+    {NodeId, _} = macula_nif:endpoint_identity(Endpoint),
+    {{ok, NodeId}, State};
+answer(Which, State) when Which =:= address; Which =:= identity ->
+    {{error, not_listening}, State};
 answer(links, #open{endpoint = Endpoint} = State) ->
     {macula_nif:endpoint_links(Endpoint), State};
 answer(links, closed) ->

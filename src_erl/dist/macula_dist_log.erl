@@ -5,6 +5,7 @@
 -include_lib("kernel/include/logger.hrl").
 
 -export([init/0, refused/3, certificate/1, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
+-export([let_through/0]).
 
 -export_type([attempt/0]).
 
@@ -122,12 +123,16 @@ note(Event, Reason) ->
     ?LOG_WARNING(#{event => Event, reason => Reason}, metadata()).
 
 metadata() ->
-    lists:foreach(fun let_through/1, [default, simple]),
+    let_through(),
     #{domain => [macula, dist], report_cb => fun ?MODULE:format/1}.
 
-%% OTP's handlers (simple: during boot) drop every domain but OTP's own; a user
-%% who set up nothing must still see our lines. A filter that is there already,
-%% or a handler that is not, changes nothing.
+%% @doc OTP's handlers (simple: during boot) drop every domain but OTP's own; a
+%% user who set up nothing must still see our lines. A filter that is there
+%% already, or a handler that is not, changes nothing.
+-spec let_through() -> ok.
+let_through() ->
+    lists:foreach(fun let_through/1, [default, simple]).
+
 let_through(Handler) ->
     logger:add_handler_filter(Handler, macula,
                               {fun logger_filters:domain/2, {log, sub, [macula]}}).

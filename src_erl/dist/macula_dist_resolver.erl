@@ -6,7 +6,7 @@
 
 -export_type([source/0]).
 
--type source() :: peers | registry | name | dns | dns6.
+-type source() :: peers | registry | discovery | name | dns | dns6.
 -type found() :: {ok, [macula_nif:address()]} | {error, term()}.
 
 %% @doc Starts the resolvers, linked to the caller, which gets from each
@@ -30,6 +30,7 @@ attempt(Ask) ->
 sources(Node, Parts, Timeout) ->
     configured(Node, Timeout)
         ++ [{registry, fun() -> registered(Node) end}]
+        ++ discovered(macula_dist_discovery:addresses(Node))
         ++ by_host(Parts, Timeout).
 
 configured(Node, Timeout) ->
@@ -44,6 +45,9 @@ registered(Node) ->
         {ok, Address} -> {ok, [Address]};
         {error, _} = Error -> Error
     end.
+
+discovered([]) -> [];
+discovered(Addresses) -> [{discovery, fun() -> {ok, Addresses} end}].
 
 %% A port in the node name says where it is; else the well-known one.
 by_host(#{host := Host, port := default}, Timeout) ->

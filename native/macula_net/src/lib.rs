@@ -1,8 +1,9 @@
 //! The async shell of macula: what `macula_core` decides is carried out here with tokio and quinn.
 //!
 //! [`Endpoint`] is one UDP port; a [`Link`] is one QUIC connection to another node, carrying one
-//! distribution connection; [`registry`] lists the nodes that run on this machine. Nothing here
-//! knows of Erlang: whoever uses a link gives it an [`Owner`] and an [`Inbox`].
+//! distribution connection; [`registry`] lists the nodes that run on this machine, [`mdns`]
+//! those of its link. Nothing here knows of Erlang: whoever uses a link gives it an [`Owner`] and
+//! an [`Inbox`].
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -24,6 +25,7 @@ mod tls;
 mod transport;
 mod unreachable;
 
+pub mod mdns;
 pub mod registry;
 
 pub use certificate::{CertificateFault, CertificateFiles, FileError};

@@ -26,6 +26,9 @@ rustler::atoms! {
     macula_cookie,
     macula_refused,
     macula_certificate,
+    macula_mdns,
+    found,
+    lost,
     kept,
     ephemeral,
     // Reasons of a failed dial.

@@ -10,6 +10,7 @@ mod endpoint;
 mod halt;
 mod inbox;
 mod link;
+mod mdns;
 mod measure;
 mod node;
 mod output;
