@@ -59,7 +59,7 @@ silent_port(_) ->
 %% Something answers, but not QUIC.
 garbage_port(_) ->
     {Port, Close} = service(fun(Packet) -> [rand:bytes(1 + rand:uniform(1_200)), <<"HTTP/1.1 400 Bad Request\r\n\r\n">>, <<0, Packet/binary>>] end),
-    fails(start(unique("a")), node_at(Port), [Port]),
+    fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "not in QUIC"]),
     Close().
 
 %% Something sends back what it gets: the node meets itself, and notices.
@@ -71,7 +71,7 @@ mirror_port(_) ->
 %% Something answers as a name server would: the same id, a flag, a reason.
 dns_port(_) ->
     {Port, Close} = service(fun(<<Id:16, _:16, Rest/binary>>) -> [<<Id:16, 16#8181:16, Rest/binary>>] end),
-    fails(start(unique("a")), node_at(Port), [Port]),
+    fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "not in QUIC"]),
     Close().
 
 %% A server of another version of QUIC says so (RFC 9000, 17.2.1).
