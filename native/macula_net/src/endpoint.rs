@@ -293,6 +293,11 @@ impl Shared {
         self.config.ip
     }
 
+    /// Whether it has begun to close.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
     /// The time since the endpoint was opened.
     pub(crate) fn now(&self) -> Duration {
         self.began.elapsed()
@@ -322,7 +327,7 @@ impl Shared {
         })?;
         let tls = Arc::new(tls);
         *self.tls.write() = tls.clone();
-        if !self.closing.load(Relaxed) {
+        if !self.is_closing() {
             self.quinn.set_server_config(Some(transport::server(&tls)));
             self.well_known.renew(&tls);
         }

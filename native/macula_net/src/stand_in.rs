@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use quinn::VarInt;
 use tokio::time::sleep;
 
-use crate::accept::{self, Door};
+use crate::accept;
 use crate::endpoint::Shared;
 use crate::socket::MeshSocket;
 use crate::tls::Tls;
@@ -36,28 +36,38 @@ const GOODBYE: Duration = Duration::from_millis(100);
 
 /// What this node does at the well-known port, if it stands in there.
 #[derive(Default)]
-pub(crate) struct WellKnown(Mutex<Option<quinn::Endpoint>>);
+pub(crate) struct WellKnown(Mutex<Option<Door>>);
+
+struct Door {
+    quinn: quinn::Endpoint,
+    socket: Arc<MeshSocket>,
+}
 
 impl WellKnown {
     /// Takes new certificates into use.
     pub(crate) fn renew(&self, tls: &Tls) {
         if let Some(door) = &*self.0.lock() {
-            door.set_server_config(Some(transport::server(tls)));
+            door.quinn.set_server_config(Some(transport::server(tls)));
         }
     }
 
-    /// Stops standing in, once those who are being sent elsewhere know.
+    /// Stops standing in, once those who are being sent elsewhere know, and returns when the port
+    /// is free.
     pub(crate) async fn close(&self) {
-        if let Some(door) = self.hang_up() {
-            let _ = tokio::time::timeout(GOODBYE, door.wait_idle()).await;
+        let door = self.0.lock().take();
+        if let Some(Door { quinn, socket }) = door {
+            quinn.close(VarInt::from_u32(0), b"closed");
+            let _ = tokio::time::timeout(GOODBYE, quinn.wait_idle()).await;
+            socket.close();
         }
     }
 
     /// Stops standing in at once.
-    pub(crate) fn hang_up(&self) -> Option<quinn::Endpoint> {
-        let door = self.0.lock().take()?;
-        door.close(VarInt::from_u32(0), b"closed");
-        Some(door)
+    pub(crate) fn hang_up(&self) {
+        if let Some(Door { quinn, socket }) = self.0.lock().take() {
+            quinn.close(VarInt::from_u32(0), b"closed");
+            socket.close();
+        }
     }
 }
 
@@ -65,17 +75,22 @@ impl WellKnown {
 pub(crate) async fn run(shared: Weak<Shared>, port: u16, registry: PathBuf) {
     loop {
         sleep(LOOK).await;
-        let Some(endpoint) = shared.upgrade() else {
+        let Some(endpoint) = shared.upgrade().filter(|endpoint| !endpoint.is_closing()) else {
             return;
         };
         let Some((socket, _post)) = take(&registry, endpoint.interface(), port) else {
             continue;
         };
-        let Ok(door) = endpoint.open_beside(socket.clone()) else {
+        let Ok(quinn) = endpoint.open_beside(socket.clone()) else {
             continue;
         };
-        *endpoint.well_known.0.lock() = Some(door.clone());
-        tokio::spawn(accept::run(endpoint.clone(), door.clone(), Door::Shared));
+        *endpoint.well_known.0.lock() = Some(Door { quinn: quinn.clone(), socket });
+        if endpoint.is_closing() {
+            // Whoever closes it may not have seen this door.
+            endpoint.well_known.hang_up();
+            return;
+        }
+        tokio::spawn(accept::run(endpoint.clone(), quinn, accept::Door::Shared));
         drop(endpoint);
         while !is_wanted(&registry, port) && is_open(&shared) {
             sleep(WANTED).await;
@@ -83,7 +98,6 @@ pub(crate) async fn run(shared: Weak<Shared>, port: u16, registry: PathBuf) {
         if let Some(endpoint) = shared.upgrade() {
             endpoint.well_known.close().await;
         }
-        socket.close();
         // Whoever asked for it binds it now.
         sleep(ASK).await;
         let _ = fs::remove_file(wanted(&registry, port));
