@@ -148,13 +148,8 @@ tell_newcomer(_, State) ->
 -spec terminate(term(), state()) -> ok.
 terminate(Reason, #state{socket = Socket, seen = Seen}) ->
     lists:foreach(fun macula_dist_discovery:unregister_node/1, maps:keys(Seen)),
-    case macula_cluster_members:is_leaving(Reason) of
-        true ->
-            macula_gossip_socket:goodbye(Socket),
-            macula_cluster_members:goodbye();
-        false ->
-            ok
-    end.
+    _ = macula_cluster_members:is_leaving(Reason) andalso macula_gossip_socket:goodbye(Socket),
+    macula_cluster_members:goodbye(Reason).
 
 heard(#{name := Name, kind := Kind}, Addresses, State) ->
     case macula_cluster_names:to_node(Name, State#state.names) of

@@ -118,10 +118,7 @@ handle_info(Message, #state{members = Members} = State) ->
 terminate(Reason, #state{found = Found} = State) ->
     hide(State),
     lists:foreach(fun macula_dist_discovery:unregister_node/1, maps:values(Found)),
-    case macula_cluster_members:is_leaving(Reason) of
-        true -> macula_cluster_members:goodbye();
-        false -> ok
-    end.
+    macula_cluster_members:goodbye(Reason).
 
 %%% This node
 

@@ -9,7 +9,7 @@
 -module(macula_cluster_members).
 
 -export([start_link/3, new/2, keep/2, heard/2, bye/2, forget/2, handle/2, peers/1, connected/1]).
--export([is_leaving/1, goodbye/0, departed/1]).
+-export([is_leaving/1, goodbye/1, departed/1]).
 
 -export_type([members/0, trust/0]).
 
@@ -169,12 +169,13 @@ is_leaving({shutdown, leave}) -> true;
 is_leaving(shutdown) -> element(1, init:get_status()) =:= stopping;
 is_leaving(_) -> false.
 
-%% @doc Tells the strategies of all connected nodes that this one goes, so
-%% that they do not call it back. Waits, but not long, since the connections
-%% may end right after.
--spec goodbye() -> ok.
-goodbye() ->
-    _ = erpc:multicall(nodes(), ?MODULE, departed, [node()], ?GOODBYE_MS),
+%% @doc For a strategy that ends for this reason: if its node goes, tells the
+%% strategies of all connected nodes, so that they do not call it back. Waits,
+%% but not long, since the connections may end right after.
+-spec goodbye(Reason :: term()) -> ok.
+goodbye(Reason) ->
+    _ = is_leaving(Reason) andalso
+        erpc:multicall(nodes(), ?MODULE, departed, [node()], ?GOODBYE_MS),
     ok.
 
 %% @doc On a peer of a node that goes.

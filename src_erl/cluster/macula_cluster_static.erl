@@ -107,7 +107,4 @@ handle_info(Message, Members) ->
 
 -spec terminate(term(), state()) -> ok.
 terminate(Reason, _) ->
-    case macula_cluster_members:is_leaving(Reason) of
-        true -> macula_cluster_members:goodbye();
-        false -> ok
-    end.
+    macula_cluster_members:goodbye(Reason).

@@ -12,6 +12,8 @@ use ring::{digest, hmac};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
+use crate::marker;
+
 /// The largest key file read; an Ed25519 key in PKCS#8 has about 85 bytes.
 const MAX_KEY: u64 = 1024;
 
@@ -132,9 +134,7 @@ fn kept(directory: &Path) -> Result<(Zeroizing<Vec<u8>>, File), Error> {
 }
 
 fn lock(directory: &Path) -> Result<File, Error> {
-    let path = directory.join("lock");
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = marker::open(&directory.join("lock"))?;
     file.try_lock().map_err(|_| "in use by another running node")?;
     Ok(file)
 }

@@ -15,6 +15,7 @@ mod endpoint;
 mod greet;
 mod identity;
 mod link;
+mod marker;
 mod queue;
 mod reader;
 mod renewal;

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::marker;
+
 /// The longest entry read, in bytes: an address in text.
 const MAX_ENTRY: u64 = 64;
 
@@ -189,8 +191,7 @@ fn guard(directory: &Path) -> io::Result<File> {
 }
 
 fn lock_file(directory: &Path) -> io::Result<File> {
-    let path = directory.join(".lock");
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+    marker::open(&directory.join(".lock"))
 }
 
 /// The file of a node: its name, with all but plain characters as `%` and two hex digits.

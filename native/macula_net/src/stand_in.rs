@@ -4,9 +4,8 @@
 //! Who stands in holds a lock on a file beside the registry; who wants the port back for itself
 //! leaves another file there. Both are of one user and one network namespace, as the registry is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use tokio::time::sleep;
 
 use crate::accept;
 use crate::endpoint::Shared;
+use crate::marker;
 use crate::socket::MeshSocket;
 use crate::tls::Tls;
 use crate::transport;
@@ -110,7 +110,7 @@ fn is_open(shared: &Weak<Shared>) -> bool {
 
 /// The port and the lock of who stands in there, if both are free.
 fn take(registry: &Path, ip: Option<IpAddr>, port: u16) -> Option<(Arc<MeshSocket>, File)> {
-    let post = open(&post(registry, port)).ok()?;
+    let post = marker::open(&post(registry, port)).ok()?;
     post.try_lock().ok()?;
     Some((MeshSocket::bind(ip, port).ok()?, post))
 }
@@ -122,7 +122,7 @@ pub(crate) fn ask_back(registry: &Path, ip: Option<IpAddr>, port: u16) -> Option
         return None;
     }
     let wanted = wanted(registry, port);
-    open(&wanted).ok()?;
+    marker::open(&wanted).ok()?;
     let asked = Instant::now();
     let mut socket = None;
     while socket.is_none() && asked.elapsed() < ASK {
@@ -145,8 +145,4 @@ fn post(registry: &Path, port: u16) -> PathBuf {
 
 fn wanted(registry: &Path, port: u16) -> PathBuf {
     registry.join(format!(".wanted-{port}"))
-}
-
-fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
