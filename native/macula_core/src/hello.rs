@@ -24,6 +24,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::keys::{self, CookieKey, Role};
+use crate::wire::{Reader, framed, put};
 
 /// The versions spoken, lowest and highest.
 pub const VERSIONS: (u8, u8) = (1, 1);
@@ -409,7 +410,7 @@ impl Dialler {
         key: &CookieKey,
     ) -> Result<(), Failure> {
         let said = &body[..body.len() - rest.0.len()];
-        let Some(proof) = rest.proof().filter(|_| rest.0.is_empty()) else {
+        let Some(proof) = take_proof(&mut rest).filter(|_| rest.is_empty()) else {
             return Err(Failure::Malformed);
         };
         self.transcript.extend_from_slice(said);
@@ -453,12 +454,12 @@ impl Claim {
             streams: input.u8().filter(|streams| *streams > 0)?,
             nonce: input.array()?,
             boot_id: input.array()?,
-            name: input.name()?,
-            target: input.name()?,
+            name: input.text(MAX_NAME)?,
+            target: input.text(MAX_NAME)?,
         };
         let said = &body[..body.len() - input.0.len()];
-        let proof = input.proof()?;
-        input.0.is_empty().then_some((claim, said, proof))
+        let proof = take_proof(&mut input)?;
+        input.is_empty().then_some((claim, said, proof))
     }
 }
 
@@ -467,19 +468,8 @@ fn refuse(refusal: Refusal) -> Step {
     Step::Failed(Some(message), Failure::Refusing(refusal))
 }
 
-fn framed(kind: u8, fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut out = vec![0, 0, kind];
-    fields(&mut out);
-    // Names are bounded where they come in, so a message never exceeds MAX_MESSAGE.
-    let len = (out.len() - 2) as u16;
-    out[..2].copy_from_slice(&len.to_be_bytes());
-    out
-}
-
 fn push_name(out: &mut Vec<u8>, name: &str) {
-    let bytes = &name.as_bytes()[..name.len().min(MAX_NAME)];
-    out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
-    out.extend_from_slice(bytes);
+    put(out, name.as_bytes(), MAX_NAME);
 }
 
 fn push_proof(out: &mut Vec<u8>, proof: &[u8; keys::LEN]) {
@@ -488,47 +478,12 @@ fn push_proof(out: &mut Vec<u8>, proof: &[u8; keys::LEN]) {
     out.extend_from_slice(proof);
 }
 
-/// Takes fields off the front of a message; none when it is too short.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn name(&mut self) -> Option<String> {
-        let len = usize::from(self.u16()?);
-        if len > MAX_NAME {
-            return None;
-        }
-        String::from_utf8(self.bytes(len)?.to_vec()).ok()
-    }
-
-    /// A proof; none when it is of a kind not known here, which then proves nothing.
-    fn proof(&mut self) -> Option<&'a [u8]> {
-        let kind = self.u8()?;
-        let len = usize::from(self.u16()?);
-        let proof = self.bytes(len)?;
-        (kind == PROOF_COOKIE).then_some(proof)
-    }
+/// A proof; none when it is of a kind not known here, which then proves nothing.
+fn take_proof<'a>(input: &mut Reader<'a>) -> Option<&'a [u8]> {
+    let kind = input.u8()?;
+    let len = usize::from(input.u16()?);
+    let proof = input.bytes(len)?;
+    (kind == PROOF_COOKIE).then_some(proof)
 }
 
 #[cfg(test)]

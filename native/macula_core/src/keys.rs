@@ -45,6 +45,18 @@ pub enum Role {
 #[derive(Debug)]
 pub struct StretchError(String);
 
+impl StretchError {
+    pub(crate) fn new(error: argon2::Error) -> StretchError {
+        StretchError(error.to_string())
+    }
+}
+
+/// The stretching, as all keys are made with it.
+pub(crate) fn argon2() -> Result<Argon2<'static>, StretchError> {
+    let params = Params::new(MEMORY_KIB, PASSES, 1, Some(LEN)).map_err(StretchError::new)?;
+    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+}
+
 impl std::fmt::Display for StretchError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the cookie's key could not be derived: {}", self.0)
@@ -65,11 +77,8 @@ impl CookieKey {
     /// # Errors
     /// See [`StretchError`].
     pub fn stretch(base: &[u8; LEN]) -> Result<CookieKey, StretchError> {
-        let failed = |error: argon2::Error| StretchError(error.to_string());
-        let params = Params::new(MEMORY_KIB, PASSES, 1, Some(LEN)).map_err(failed)?;
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let mut key = Zeroizing::new([0; LEN]);
-        argon2.hash_password_into(base, HELLO_SALT, &mut *key).map_err(failed)?;
+        argon2()?.hash_password_into(base, HELLO_SALT, &mut *key).map_err(StretchError::new)?;
         Ok(CookieKey(key))
     }
 

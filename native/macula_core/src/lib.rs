@@ -9,4 +9,8 @@ pub mod admission;
 pub mod dist;
 pub mod hello;
 pub mod keys;
+pub mod mesh;
 pub mod path;
+pub mod relay;
+
+mod wire;

@@ -1,0 +1,610 @@
+//! Who is attached to a relay and holds which tag, and so where a datagram goes.
+//!
+//! A tag belongs to who proved a claim to it last, unless the former holder is alive: it is pinged,
+//! and an answer within [`TRIAL`] keeps it. A node that comes with the key of the holder is the
+//! holder itself, come back before its former connection was missed.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::limits::{Limits, Meter};
+use super::message::{Refusal, ToNode, ToRelay, VERSIONS};
+use crate::keys::LEN;
+use crate::mesh::claim::Tag;
+use crate::mesh::packet::Packet;
+
+/// How long the holder of a tag has to show that it lives when another node claims it: a busy VM
+/// pauses for less, and a container that was started again is to have its name within two seconds.
+pub const TRIAL: Duration = Duration::from_millis(500);
+
+/// Tags one node may hold: one for each cookie it uses, and for each of its names.
+const MAX_CLAIMS: usize = 64;
+
+/// Entries told of a directory: what a page or a person can look through.
+const MAX_LISTED: usize = 4096;
+
+/// Stands for one attachment.
+pub type Id = u64;
+
+/// Who may attach to a realm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Open,
+    /// Who shows one of these tokens.
+    Tokens(Vec<Token>),
+    /// Who shows a certificate of the realm's CA, which the shell judges.
+    Authority,
+}
+
+/// A token, as its hash: comparing hashes tells nothing of it by the time it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token([u8; LEN]);
+
+impl Token {
+    /// Keeps the hash of `token`.
+    pub fn new(token: &[u8]) -> Token {
+        Token(Sha256::digest(token).into())
+    }
+}
+
+/// What a relay serves.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The realms served; none: all, openly.
+    pub realms: Option<HashMap<String, Access>>,
+    /// Nodes of a realm, at most. None: no limit.
+    pub nodes_per_realm: Option<usize>,
+    /// What a node may send.
+    pub per_node: Limits,
+    /// What the nodes of a realm may send together.
+    pub per_realm: Limits,
+}
+
+/// Who has connected.
+#[derive(Clone, Debug)]
+pub struct Stranger {
+    /// The hash of the key it showed in TLS.
+    pub node_id: [u8; LEN],
+    /// Keying material of its connection.
+    pub exporter: [u8; LEN],
+    /// Where it is seen.
+    pub address: SocketAddr,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send this.
+    Send(Id, ToNode),
+    /// Send this last, and close.
+    Close(Id, ToNode),
+}
+
+/// What to do with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Pass it on.
+    To(Id),
+    /// Say that nobody holds the tag.
+    Nobody(Tag),
+    /// Drop it: the node sends more than it may. True: and tell it.
+    Slow(bool),
+    /// Drop it: it cannot be read, or its sender holds neither the tag it names nor any.
+    Invalid,
+}
+
+/// The relay's decisions. Times are since any fixed moment.
+#[derive(Debug, Default)]
+pub struct Relay {
+    config: Config,
+    attachments: HashMap<Id, Attachment>,
+    realms: HashMap<String, Realm>,
+    trials: Vec<Trial>,
+    last_token: u64,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    stranger: Stranger,
+    /// None until it is attached.
+    realm: Option<String>,
+    claims: Vec<Tag>,
+    meter: Meter,
+}
+
+#[derive(Debug)]
+struct Realm {
+    nodes: usize,
+    holders: HashMap<Tag, Holder>,
+    meter: Meter,
+}
+
+#[derive(Debug)]
+struct Holder {
+    id: Id,
+    sealed: Vec<u8>,
+}
+
+/// The holder of a tag was asked for a sign of life, because another node claims the tag.
+#[derive(Debug)]
+struct Trial {
+    token: u64,
+    holder: Id,
+    claimant: Id,
+    tag: Tag,
+    sealed: Vec<u8>,
+    ends: Duration,
+}
+
+impl Relay {
+    /// A relay to which nobody is attached.
+    pub fn new(config: Config) -> Relay {
+        Relay { config, ..Relay::default() }
+    }
+
+    /// Somebody has connected.
+    pub fn connected(&mut self, id: Id, stranger: Stranger) -> Vec<Action> {
+        let attachment =
+            Attachment { stranger, realm: None, claims: Vec::new(), meter: Meter::default() };
+        self.attachments.insert(id, attachment);
+        vec![Action::Send(id, ToNode::Offer { versions: VERSIONS, features: 0 })]
+    }
+
+    /// A connection has ended.
+    pub fn gone(&mut self, id: Id) {
+        let Some(attachment) = self.attachments.remove(&id) else {
+            return;
+        };
+        if let Some(name) = attachment.realm
+            && let Some(realm) = self.realms.get_mut(&name)
+        {
+            realm.holders.retain(|_, holder| holder.id != id);
+            realm.nodes -= 1;
+            if realm.nodes == 0 {
+                self.realms.remove(&name);
+            }
+        }
+    }
+
+    /// Attached nodes.
+    pub fn nodes(&self) -> usize {
+        self.realms.values().map(|realm| realm.nodes).sum()
+    }
+
+    /// Takes a message of `id`. `vouched` says whether its certificate is of the CA of a realm.
+    pub fn receive(
+        &mut self,
+        now: Duration,
+        id: Id,
+        message: ToRelay,
+        vouched: impl FnOnce(&str) -> bool,
+    ) -> Vec<Action> {
+        let Some(attachment) = self.attachments.get(&id) else {
+            return Vec::new();
+        };
+        let attached = attachment.realm.is_some();
+        match message {
+            ToRelay::Attach { version, realm, token, .. } if !attached => {
+                let admitted = self.admit(version, &realm, &token, vouched);
+                match admitted {
+                    Ok(()) => self.attach(now, id, realm),
+                    Err(refusal) => self.refuse(id, refusal),
+                }
+            }
+            ToRelay::Claim { claim, sealed } if attached => {
+                let (realm, exporter) =
+                    (attachment.realm.as_deref().unwrap_or(""), &attachment.stranger.exporter);
+                let full = attachment.claims.len() >= MAX_CLAIMS;
+                match claim.verify(realm, exporter) {
+                    Some(_) if full => self.refuse(id, Refusal::Full),
+                    Some(tag) => self.claim(now, id, tag, sealed),
+                    None => self.refuse(id, Refusal::Proof),
+                }
+            }
+            ToRelay::Release(tag) if attached => self.release(id, tag),
+            ToRelay::Ping(token) if attached => vec![Action::Send(id, ToNode::Pong(token))],
+            ToRelay::Pong(token) if attached => self.alive(id, token),
+            ToRelay::List if attached => self.list(id),
+            _ => self.refuse(id, Refusal::Malformed),
+        }
+    }
+
+    /// Where a datagram of `id` goes.
+    pub fn forward(&mut self, now: Duration, id: Id, datagram: &[u8]) -> Forward {
+        let Some(Packet::Data { to, from, .. }) = Packet::decode(datagram) else {
+            return Forward::Invalid;
+        };
+        let attachment = self.attachments.get_mut(&id).filter(|a| a.claims.contains(&from));
+        let Some(attachment) = attachment else {
+            return Forward::Invalid;
+        };
+        let realm = attachment.realm.as_ref().and_then(|name| self.realms.get_mut(name));
+        let Some(realm) = realm else {
+            return Forward::Invalid;
+        };
+        let bytes = datagram.len() as u64;
+        if !attachment.meter.has(now, bytes) || !realm.meter.has(now, bytes) {
+            return Forward::Slow(attachment.meter.tells(now));
+        }
+        attachment.meter.take(bytes);
+        realm.meter.take(bytes);
+        match realm.holders.get(&to) {
+            Some(holder) => Forward::To(holder.id),
+            None => Forward::Nobody(to),
+        }
+    }
+
+    /// When [`Relay::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.trials.iter().map(|trial| trial.ends).min()
+    }
+
+    /// Ends the trials that are over at `now`: those holders did not answer.
+    pub fn expire(&mut self, now: Duration) -> Vec<Action> {
+        let (over, open) = self.trials.drain(..).partition(|trial| trial.ends <= now);
+        self.trials = open;
+        let over: Vec<Trial> = over;
+        over.into_iter().flat_map(|trial| self.succeed(trial)).collect()
+    }
+
+    /// Tells everybody that the relay goes.
+    pub fn restarting(&self) -> Vec<Action> {
+        self.attachments.keys().map(|id| Action::Send(*id, ToNode::Restarting)).collect()
+    }
+
+    fn admit(
+        &self,
+        version: u8,
+        realm: &str,
+        token: &[u8],
+        vouched: impl FnOnce(&str) -> bool,
+    ) -> Result<(), Refusal> {
+        if !(VERSIONS.0..=VERSIONS.1).contains(&version) {
+            return Err(Refusal::Version);
+        }
+        let access = match &self.config.realms {
+            Some(realms) => realms.get(realm).ok_or(Refusal::UnknownRealm)?,
+            None => &Access::Open,
+        };
+        match access {
+            Access::Open => {}
+            Access::Tokens(tokens) if tokens.contains(&Token::new(token)) => {}
+            Access::Tokens(_) => return Err(Refusal::Token),
+            Access::Authority if vouched(realm) => {}
+            Access::Authority => return Err(Refusal::Certificate),
+        }
+        let nodes = self.realms.get(realm).map_or(0, |realm| realm.nodes);
+        match self.config.nodes_per_realm {
+            Some(most) if nodes >= most => Err(Refusal::Full),
+            _ => Ok(()),
+        }
+    }
+
+    fn attach(&mut self, now: Duration, id: Id, name: String) -> Vec<Action> {
+        let Some(attachment) = self.attachments.get_mut(&id) else {
+            return Vec::new();
+        };
+        let realm = self.realms.entry(name.clone()).or_insert_with(|| Realm {
+            nodes: 0,
+            holders: HashMap::new(),
+            meter: Meter::new(&self.config.per_realm, now),
+        });
+        realm.nodes += 1;
+        attachment.realm = Some(name);
+        attachment.meter = Meter::new(&self.config.per_node, now);
+        let observed = attachment.stranger.address;
+        vec![Action::Send(id, ToNode::Attached { features: 0, observed })]
+    }
+
+    fn claim(&mut self, now: Duration, id: Id, tag: Tag, sealed: Vec<u8>) -> Vec<Action> {
+        let Some(holder) = self.holder(id, &tag).filter(|holder| *holder != id) else {
+            return self.hold(id, tag, sealed);
+        };
+        if self.node_id(holder) == self.node_id(id) {
+            let mut actions = self.refuse(holder, Refusal::Replaced);
+            actions.extend(self.hold(id, tag, sealed));
+            return actions;
+        }
+        self.last_token += 1;
+        let (token, ends) = (self.last_token, now + TRIAL);
+        // One trial a claimant: a claim repeated meanwhile changes nothing.
+        if !self.trials.iter().any(|trial| trial.claimant == id && trial.tag == tag) {
+            self.trials.push(Trial { token, holder, claimant: id, tag, sealed, ends });
+        }
+        vec![Action::Send(holder, ToNode::Ping(token))]
+    }
+
+    fn hold(&mut self, id: Id, tag: Tag, sealed: Vec<u8>) -> Vec<Action> {
+        let Some(attachment) = self.attachments.get_mut(&id) else {
+            return Vec::new();
+        };
+        let realm = attachment.realm.as_ref().and_then(|name| self.realms.get_mut(name));
+        let Some(realm) = realm else {
+            return Vec::new();
+        };
+        if !attachment.claims.contains(&tag) {
+            attachment.claims.push(tag);
+        }
+        realm.holders.insert(tag, Holder { id, sealed });
+        vec![Action::Send(id, ToNode::Held(tag))]
+    }
+
+    fn release(&mut self, id: Id, tag: Tag) -> Vec<Action> {
+        if let Some(attachment) = self.attachments.get_mut(&id) {
+            attachment.claims.retain(|claimed| *claimed != tag);
+            let realm = attachment.realm.as_ref().and_then(|name| self.realms.get_mut(name));
+            if let Some(realm) = realm
+                && realm.holders.get(&tag).is_some_and(|holder| holder.id == id)
+            {
+                realm.holders.remove(&tag);
+            }
+        }
+        Vec::new()
+    }
+
+    /// The holder gave the sign of life: it keeps the tag.
+    fn alive(&mut self, id: Id, token: u64) -> Vec<Action> {
+        let trial = self.trials.iter().position(|trial| trial.token == token && trial.holder == id);
+        match trial {
+            Some(at) => {
+                let trial = self.trials.remove(at);
+                vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// The claimant of a trial takes the holder's place, unless another one did meanwhile.
+    fn succeed(&mut self, trial: Trial) -> Vec<Action> {
+        match self.holder(trial.claimant, &trial.tag) {
+            Some(holder) if holder == trial.holder => {
+                let mut actions = self.refuse(holder, Refusal::Replaced);
+                actions.extend(self.hold(trial.claimant, trial.tag, trial.sealed));
+                actions
+            }
+            Some(holder) if holder != trial.claimant => {
+                vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))]
+            }
+            _ => self.hold(trial.claimant, trial.tag, trial.sealed),
+        }
+    }
+
+    fn list(&self, id: Id) -> Vec<Action> {
+        let holders = self.realm_of(id).into_iter().flat_map(|realm| &realm.holders);
+        let entries = holders.take(MAX_LISTED).map(|(tag, holder)| {
+            Action::Send(id, ToNode::Entry { tag: *tag, sealed: holder.sealed.clone() })
+        });
+        entries.chain([Action::Send(id, ToNode::Listed)]).collect()
+    }
+
+    fn refuse(&mut self, id: Id, refusal: Refusal) -> Vec<Action> {
+        self.gone(id);
+        vec![Action::Close(id, ToNode::Refused(refusal))]
+    }
+
+    fn realm_of(&self, id: Id) -> Option<&Realm> {
+        self.realms.get(self.attachments.get(&id)?.realm.as_ref()?)
+    }
+
+    /// Who holds `tag` in the realm of `id`.
+    fn holder(&self, id: Id, tag: &Tag) -> Option<Id> {
+        Some(self.realm_of(id)?.holders.get(tag)?.id)
+    }
+
+    fn node_id(&self, id: Id) -> Option<&[u8; LEN]> {
+        Some(&self.attachments.get(&id)?.stranger.node_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::key::tests::KEY;
+    use crate::mesh::packet;
+    use proptest::prelude::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    /// Attaches node `id`, whose key and connection are told by its number.
+    fn attach(relay: &mut Relay, id: Id, node: u8, realm: &str, token: &[u8]) -> Vec<Action> {
+        let stranger = Stranger {
+            node_id: [node; LEN],
+            exporter: [id as u8; LEN],
+            address: SocketAddr::from(([192, 0, 2, 1], 4433)),
+        };
+        relay.connected(id, stranger);
+        let (realm, token) = (realm.to_string(), token.to_vec());
+        relay.receive(NOW, id, ToRelay::Attach { version: 1, features: 0, realm, token }, |_| false)
+    }
+
+    fn claim(relay: &mut Relay, now: Duration, id: Id, name: &str) -> Vec<Action> {
+        let realm = relay.attachments.get(&id).and_then(|a| a.realm.clone()).unwrap_or_default();
+        let claim = KEY.claim(name).claim(&realm, &[id as u8; LEN]);
+        let message = ToRelay::Claim { claim, sealed: name.into() };
+        relay.receive(now, id, message, |_| false)
+    }
+
+    fn held(id: Id, name: &str) -> Action {
+        Action::Send(id, ToNode::Held(KEY.tag(name)))
+    }
+
+    fn closed(id: Id, refusal: Refusal) -> Action {
+        Action::Close(id, ToNode::Refused(refusal))
+    }
+
+    fn forward(relay: &mut Relay, id: Id, from: &str, to: &str) -> Forward {
+        let header = packet::header(&KEY.tag(to), &KEY.tag(from));
+        relay.forward(NOW, id, &[&header[..], b"sealed"].concat())
+    }
+
+    #[test]
+    fn nodes_of_a_realm_reach_each_other_by_tag() {
+        let mut relay = Relay::default();
+        for (id, realm, name) in [(1, "r", "a"), (2, "r", "b"), (3, "s", "c")] {
+            attach(&mut relay, id, id as u8, realm, b"");
+            assert_eq!(claim(&mut relay, NOW, id, name), [held(id, name)]);
+        }
+        assert_eq!(forward(&mut relay, 1, "a", "b"), Forward::To(2));
+        assert_eq!(forward(&mut relay, 2, "b", "a"), Forward::To(1));
+        assert_eq!(forward(&mut relay, 1, "a", "c"), Forward::Nobody(KEY.tag("c")));
+        assert_eq!(forward(&mut relay, 1, "b", "a"), Forward::Invalid);
+        assert_eq!(relay.forward(NOW, 1, b"?"), Forward::Invalid);
+        relay.gone(2);
+        assert_eq!(forward(&mut relay, 1, "a", "b"), Forward::Nobody(KEY.tag("b")));
+        assert_eq!(relay.nodes(), 2);
+    }
+
+    #[test]
+    fn a_realm_lets_in_whom_it_should() {
+        let realms = [
+            ("open".to_string(), Access::Open),
+            ("token".to_string(), Access::Tokens(vec![Token::new(b"sesame")])),
+            ("ca".to_string(), Access::Authority),
+        ];
+        let config = Config { realms: Some(realms.into()), ..Config::default() };
+        let mut relay = Relay::new(config);
+        let mut refusal =
+            |realm: &str, token: &[u8]| match &attach(&mut relay, 1, 1, realm, token)[..] {
+                [Action::Send(1, ToNode::Attached { .. })] => None,
+                [Action::Close(1, ToNode::Refused(refusal))] => Some(*refusal),
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(refusal("open", b""), None);
+        assert_eq!(refusal("token", b"sesame"), None);
+        assert_eq!(refusal("token", b"sesam"), Some(Refusal::Token));
+        assert_eq!(refusal("ca", b""), Some(Refusal::Certificate));
+        assert_eq!(refusal("other", b""), Some(Refusal::UnknownRealm));
+    }
+
+    #[test]
+    fn a_full_realm_takes_nobody_else() {
+        let mut relay = Relay::new(Config { nodes_per_realm: Some(1), ..Config::default() });
+        assert!(matches!(attach(&mut relay, 1, 1, "r", b"")[..], [Action::Send(..)]));
+        assert_eq!(attach(&mut relay, 2, 2, "r", b""), [closed(2, Refusal::Full)]);
+        relay.gone(1);
+        assert!(matches!(attach(&mut relay, 3, 3, "r", b"")[..], [Action::Send(..)]));
+    }
+
+    #[test]
+    fn a_live_holder_keeps_its_tag() {
+        let mut relay = Relay::default();
+        attach(&mut relay, 1, 1, "r", b"");
+        attach(&mut relay, 2, 2, "r", b"");
+        claim(&mut relay, NOW, 1, "a");
+        let asked = claim(&mut relay, NOW, 2, "a");
+        let [Action::Send(1, ToNode::Ping(token))] = asked[..] else { panic!("{asked:?}") };
+        let answer = relay.receive(NOW, 1, ToRelay::Pong(token), |_| false);
+        assert_eq!(answer, [Action::Send(2, ToNode::Taken(KEY.tag("a")))]);
+        assert_eq!(relay.deadline(), None);
+        assert_eq!(relay.holder(2, &KEY.tag("a")), Some(1));
+    }
+
+    #[test]
+    fn a_dead_holder_is_succeeded() {
+        let mut relay = Relay::default();
+        attach(&mut relay, 1, 1, "r", b"");
+        attach(&mut relay, 2, 2, "r", b"");
+        claim(&mut relay, NOW, 1, "a");
+        claim(&mut relay, NOW, 2, "a");
+        assert_eq!(relay.expire(TRIAL / 2), []);
+        assert_eq!(relay.deadline(), Some(TRIAL));
+        assert_eq!(relay.expire(TRIAL), [closed(1, Refusal::Replaced), held(2, "a")]);
+        assert_eq!(relay.nodes(), 1);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_is_let_in_at_once() {
+        let mut relay = Relay::default();
+        attach(&mut relay, 1, 7, "r", b"");
+        claim(&mut relay, NOW, 1, "a");
+        attach(&mut relay, 2, 7, "r", b"");
+        let actions = claim(&mut relay, NOW, 2, "a");
+        assert_eq!(actions, [closed(1, Refusal::Replaced), held(2, "a")]);
+    }
+
+    #[test]
+    fn a_claim_for_another_connection_is_refused() {
+        let mut relay = Relay::default();
+        attach(&mut relay, 1, 1, "r", b"");
+        let stolen = KEY.claim("a").claim("r", &[9; LEN]);
+        let message = ToRelay::Claim { claim: stolen, sealed: Vec::new() };
+        let refused = relay.receive(NOW, 1, message, |_| true);
+        assert_eq!(refused, [closed(1, Refusal::Proof)]);
+    }
+
+    #[test]
+    fn who_sends_too_much_is_told() {
+        let per_node = Limits { datagrams: Some(3), ..Limits::default() };
+        let mut relay = Relay::new(Config { per_node, ..Config::default() });
+        attach(&mut relay, 1, 1, "r", b"");
+        claim(&mut relay, NOW, 1, "a");
+        let sent: Vec<_> = (0..5).map(|_| forward(&mut relay, 1, "a", "a")).collect();
+        let through = Forward::To(1);
+        assert_eq!(sent, [through, through, through, Forward::Slow(true), Forward::Slow(false)]);
+    }
+
+    #[test]
+    fn the_directory_tells_of_one_realm() {
+        let mut relay = Relay::default();
+        for (id, realm, name) in [(1, "r", "a"), (2, "r", "b"), (3, "s", "c")] {
+            attach(&mut relay, id, id as u8, realm, b"");
+            claim(&mut relay, NOW, id, name);
+        }
+        let mut told: Vec<_> = relay.receive(NOW, 1, ToRelay::List, |_| false);
+        assert_eq!(told.pop(), Some(Action::Send(1, ToNode::Listed)));
+        let mut names: Vec<_> = told
+            .iter()
+            .map(|action| match action {
+                Action::Send(1, ToNode::Entry { sealed, .. }) => sealed.clone(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        names.sort();
+        assert_eq!(names, [b"a".to_vec(), b"b".to_vec()]);
+    }
+
+    proptest! {
+        /// After any history each tag has one holder, who is attached and has claimed it, and the
+        /// count of nodes is right.
+        #[test]
+        fn holders_are_attached(
+            steps in proptest::collection::vec((0u8..7, 1u64..6, 0usize..3, 0u64..800), 1..80),
+        ) {
+            let (mut relay, mut now, names) = (Relay::default(), Duration::ZERO, ["a", "b", "c"]);
+            let mut pings: Vec<(Id, u64)> = Vec::new();
+            for (step, id, name, pause) in steps {
+                now += Duration::from_millis(pause);
+                let actions = match step {
+                    0 => {
+                        relay.gone(id);
+                        attach(&mut relay, id, id as u8 % 4, "r", b"")
+                    }
+                    1 => { relay.gone(id); Vec::new() }
+                    2 | 3 => claim(&mut relay, now, id, names[name]),
+                    4 => relay.receive(now, id, ToRelay::Release(KEY.tag(names[name])), |_| false),
+                    5 => match pings.pop() {
+                        Some((id, token)) => relay.receive(now, id, ToRelay::Pong(token), |_| false),
+                        None => Vec::new(),
+                    },
+                    _ => relay.expire(now),
+                };
+                for action in actions {
+                    if let Action::Send(id, ToNode::Ping(token)) = action {
+                        pings.push((id, token));
+                    }
+                }
+                let attached = relay.attachments.values().filter(|a| a.realm.is_some()).count();
+                prop_assert_eq!(relay.nodes(), attached);
+                for realm in relay.realms.values() {
+                    for (tag, holder) in &realm.holders {
+                        prop_assert!(relay.attachments[&holder.id].claims.contains(tag));
+                    }
+                }
+            }
+        }
+    }
+}
