@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use macula_core::admission::{Admission, Outcome, Pass, Verdict};
 use macula_core::hello::{Failure, Refusal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::endpoint::{Incident, Shared};
 use crate::greet::{self, GreetError};
 use crate::link::Link;
+use crate::relay::{self, RelayService};
 use crate::socket::from_label;
+use crate::{mesh, tls, transport};
 
 /// How long a stranger may take from its first packet to the end of its hello.
 const ADMISSION: Duration = Duration::from_secs(10);
@@ -84,32 +86,72 @@ async fn visit(shared: Arc<Shared>, incoming: quinn::Incoming, door: Door, pass:
     let outcome = admitted.as_ref().err().copied().unwrap_or(Outcome::Harmless);
     shared.strangers.lock().left(shared.now(), pass, outcome);
     match (admitted, door) {
-        (Ok(link), Door::Own(links)) => drop(links.send(link).await),
+        (Ok(Guest::Link(link)), Door::Own(links)) => drop(links.send(link).await),
+        (Ok(Guest::Relayed), _) => {}
         _ => drop(shared.failed.fetch_add(1, Relaxed)),
     }
 }
 
-/// The link of a stranger that proves to be a node; else what is to be held against its address.
+/// What a stranger turned out to be.
+enum Guest {
+    /// A node at the other end of a link.
+    Link(Arc<Link>),
+    /// A node that is served by the relay here, or was told that there is none.
+    Relayed,
+}
+
+/// What a stranger turns out to be; else what is to be held against its address.
 async fn admit(
     shared: &Arc<Shared>,
     incoming: quinn::Incoming,
     door: &Door,
-) -> Result<Arc<Link>, Outcome> {
+) -> Result<Guest, Outcome> {
     let deadline = Instant::now() + ADMISSION;
-    let connecting = incoming.accept().map_err(|_| Outcome::Harmless)?;
+    let connecting = match mesh::is_label(&incoming.remote_address()) {
+        true => incoming.accept_with(Arc::new(transport::relayed_server(&shared.tls()))),
+        false => incoming.accept(),
+    };
+    let connecting = connecting.map_err(|_| Outcome::Harmless)?;
     let connection = match timeout_at(deadline, connecting).await {
         Ok(Ok(connection)) => connection,
         // As far as is known here, nobody lives at that address.
         _ => return Err(Outcome::Harmless),
     };
+    if tls::protocol(&connection).as_deref() == Some(tls::RELAY) {
+        return match (door, shared.relay()) {
+            (Door::Own(_), Some(relay)) => attach(relay, connection, deadline).await,
+            _ => {
+                connection.close(relay::NOT_A_RELAY, b"no relay");
+                Ok(Guest::Relayed)
+            }
+        };
+    }
     let name = match door {
         Door::Own(_) => shared.name(),
         Door::Shared => String::new(),
     };
     match timeout_at(deadline, greet::accept(&connection, shared, name)).await {
-        Ok(Ok(greeted)) => Ok(shared.link(connection, greeted)),
+        Ok(Ok(greeted)) => Ok(Guest::Link(shared.link(connection, greeted))),
         Ok(Err(error)) => Err(failed(shared, &connection, error)),
         Err(_) => Err(Outcome::Failed),
+    }
+}
+
+/// Hands a connection over to the relay, and returns when it is attached.
+async fn attach(
+    relay: Arc<RelayService>,
+    connection: quinn::Connection,
+    deadline: Instant,
+) -> Result<Guest, Outcome> {
+    let (welcome, welcomed) = oneshot::channel();
+    tokio::spawn(relay.serve(connection, || {
+        // Whoever waits for it has given up.
+        let _ = welcome.send(());
+    }));
+    match timeout_at(deadline, welcomed).await {
+        Ok(Ok(())) => Ok(Guest::Relayed),
+        // Its realm, its token or its certificate was wrong, or it said nothing.
+        _ => Err(Outcome::Failed),
     }
 }
 

@@ -133,7 +133,8 @@ pub(crate) struct Credentials {
     authorities: Option<Authorities>,
 }
 
-struct Authorities {
+/// CAs that are trusted.
+pub(crate) struct Authorities {
     roots: Arc<RootCertStore>,
     /// The standard verifier: it differs from that of servers in the key usage it asks for.
     clients: Arc<dyn ClientCertVerifier>,
@@ -176,20 +177,12 @@ impl Credentials {
         Ok(Credentials { chain, key: own, node_id, validity: Some(validity), authorities })
     }
 
-    /// Judges the chain a peer has shown: does a trusted CA vouch for it now? A node is client and
-    /// server, and a certificate for either of these (extended key usage) will do.
+    /// Judges the chain a peer has shown, where a CA is asked for.
     pub(crate) fn judge(&self, shown: &[CertificateDer<'_>]) -> Result<(), CertificateFault> {
         let Some(authorities) = &self.authorities else {
             return Ok(());
         };
-        let (leaf, others) = shown.split_first().ok_or(CertificateFault::Unreadable)?;
-        let now = UnixTime::now();
-        let as_client = authorities.clients.verify_client_cert(leaf, others, now).map(|_| ());
-        let judged = match as_client.map_err(|error| fault(&error)) {
-            Err(CertificateFault::Unfit) => authorities.judge_server(leaf, others, now),
-            judged => return judged,
-        };
-        judged.map_err(|error| fault(&error))
+        authorities.judge(shown)
     }
 
     /// Judges whether a chain found good was given out to the node `name`: the certificate has to
@@ -204,16 +197,31 @@ impl Credentials {
             return Ok(());
         }
         let leaf = shown.first().ok_or(CertificateFault::Unreadable)?;
-        if names_node(leaf, name) || names_host(leaf, name) {
+        let host = host_of(name);
+        if names_node(leaf, name) || host.is_some_and(|host| names_host(leaf, host)) {
             Ok(())
         } else {
             Err(CertificateFault::WrongName)
         }
     }
+
+    /// Judges whether a chain found good was given out to `host`, a name or an address.
+    pub(crate) fn judge_host(
+        &self,
+        shown: &[CertificateDer<'_>],
+        host: &str,
+    ) -> Result<(), CertificateFault> {
+        let leaf = shown.first().ok_or(CertificateFault::Unreadable)?;
+        if names_host(leaf, host) { Ok(()) } else { Err(CertificateFault::WrongName) }
+    }
 }
 
 impl Authorities {
-    fn load(file: &Path, provider: &Arc<CryptoProvider>) -> Result<Authorities, FileError> {
+    /// Reads a PEM file.
+    pub(crate) fn load(
+        file: &Path,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Authorities, FileError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(file)? {
             roots.add(certificate).map_err(|error| refused(file, error))?;
@@ -224,6 +232,19 @@ impl Authorities {
         let clients = clients.map_err(|error| refused(file, error))?;
         let algorithms = provider.signature_verification_algorithms;
         Ok(Authorities { roots, clients, algorithms })
+    }
+
+    /// Judges the chain a peer has shown: does a trusted CA vouch for it now? A node is client and
+    /// server, and a certificate for either of these (extended key usage) will do.
+    pub(crate) fn judge(&self, shown: &[CertificateDer<'_>]) -> Result<(), CertificateFault> {
+        let (leaf, others) = shown.split_first().ok_or(CertificateFault::Unreadable)?;
+        let now = UnixTime::now();
+        let as_client = self.clients.verify_client_cert(leaf, others, now).map(|_| ());
+        let judged = match as_client.map_err(|error| fault(&error)) {
+            Err(CertificateFault::Unfit) => self.judge_server(leaf, others, now),
+            judged => return judged,
+        };
+        judged.map_err(|error| fault(&error))
     }
 
     fn judge_server(
@@ -295,11 +316,11 @@ fn names_node(leaf: &CertificateDer<'_>, name: &str) -> bool {
     names.any(|given| matches!(given, GeneralName::RFC822Name(given) if is_ours(given)))
 }
 
-fn names_host(leaf: &CertificateDer<'_>, name: &str) -> bool {
+fn names_host(leaf: &CertificateDer<'_>, host: &str) -> bool {
     let Ok(leaf) = ParsedCertificate::try_from(leaf) else {
         return false;
     };
-    let Some(host) = host_of(name).and_then(|host| ServerName::try_from(host).ok()) else {
+    let Ok(host) = ServerName::try_from(host) else {
         return false;
     };
     rustls::client::verify_server_name(&leaf, &host).is_ok()

@@ -16,14 +16,14 @@ use crate::endpoint::{Endpoint, Shared};
 use crate::greet::{self, GreetError, Greeted};
 use crate::link::Link;
 use crate::socket::to_label;
-use crate::{tls, transport};
+use crate::{mesh, tls, transport};
 
 /// How long an attempt runs alone before the next address is tried beside it (RFC 8305, 5 asks
 /// for 100 ms to 2 s and recommends 250 ms; our addresses are sorted by likelihood already).
 const STAGGER: Duration = Duration::from_millis(150);
 
-/// Addresses tried at most: nobody has more, and a hostile name server may say so.
-const MAX_ADDRESSES: usize = 16;
+/// Ways tried at most: nobody has more addresses, and a hostile name server may say so.
+const MAX_WAYS: usize = 16;
 
 /// Pauses before a busy node is tried again: it may just have too many strangers.
 const BUSY_MS: [u64; 4] = [100, 200, 400, 800];
@@ -54,13 +54,26 @@ pub enum DialError {
     Tls(String),
     /// The connection could not be tried or broke off.
     Io(String),
+    /// No mesh is joined.
+    NoMesh,
+    /// No relay of the mesh knows of a node of that name, under that cookie, in that realm.
+    NotInMesh,
+}
+
+/// A way to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Straight to an address.
+    Address(SocketAddr),
+    /// Through the mesh that is joined.
+    Mesh,
 }
 
 /// Whom to dial, and as whom.
 #[derive(Clone)]
 pub struct DialRequest {
-    /// Where the node may be, likeliest first.
-    pub addresses: Vec<SocketAddr>,
+    /// The ways to try, likeliest first.
+    pub ways: Vec<Way>,
     /// This node's name; empty: to be given one.
     pub name: String,
     /// The node wanted.
@@ -71,32 +84,32 @@ pub struct DialRequest {
     pub limit: Duration,
 }
 
-type Failures = Vec<(SocketAddr, DialError)>;
+type Failures = Vec<(Way, DialError)>;
 
 impl Endpoint {
-    /// Opens a link to a node at one of its addresses.
+    /// Opens a link to a node in one of these ways.
     ///
     /// # Errors
-    /// The reason of each address tried.
+    /// The reason of each way tried.
     pub async fn dial(&self, request: DialRequest) -> Result<Arc<Link>, Failures> {
-        let DialRequest { addresses, name, target, cookie, limit } = request;
+        let DialRequest { ways, name, target, cookie, limit } = request;
         let deadline = Instant::now() + limit;
         let call = match self.shared.keys.key(&cookie).await {
-            Ok(key) => Call { shared: self.shared.clone(), name, target, key, deadline },
+            Ok(key) => Call { shared: self.shared.clone(), name, target, cookie, key, deadline },
             Err(error) => {
-                let failed = |address| (address, DialError::Io(error.clone()));
-                return Err(addresses.into_iter().map(failed).collect());
+                let failed = |way| (way, DialError::Io(error.clone()));
+                return Err(ways.into_iter().map(failed).collect());
             }
         };
-        let mut waiting = addresses.into_iter().take(MAX_ADDRESSES);
+        let mut waiting = ways.into_iter().take(MAX_WAYS);
         let mut attempts = JoinSet::new();
         let mut failures = Vec::new();
         loop {
-            if let Some(address) = waiting.next() {
+            if let Some(way) = waiting.next() {
                 let call = call.clone();
                 attempts.spawn(async move {
-                    let link = timeout_at(deadline, call.open(address)).await;
-                    (address, link.unwrap_or(Err(DialError::Timeout)))
+                    let link = timeout_at(deadline, call.take(way)).await;
+                    (way, link.unwrap_or(Err(DialError::Timeout)))
                 });
             }
             let next = if waiting.len() == 0 { deadline } else { Instant::now() + STAGGER };
@@ -106,7 +119,7 @@ impl Endpoint {
                     // A panic in an attempt: it is over like any other that failed.
                     None | Some(Err(_)) => {}
                     Some(Ok((_, Ok(link)))) => return Ok(link),
-                    Some(Ok((address, Err(error)))) => failures.push((address, error)),
+                    Some(Ok((way, Err(error)))) => failures.push((way, error)),
                 },
                 () = sleep_until(next), if waiting.len() > 0 => {}
             }
@@ -120,11 +133,28 @@ struct Call {
     shared: Arc<Shared>,
     name: String,
     target: String,
+    cookie: Cookie,
     key: Arc<CookieKey>,
     deadline: Instant,
 }
 
 impl Call {
+    async fn take(&self, way: Way) -> Result<Arc<Link>, DialError> {
+        match way {
+            Way::Address(address) => self.open(address).await,
+            Way::Mesh => self.open_through_mesh().await,
+        }
+    }
+
+    async fn open_through_mesh(&self) -> Result<Arc<Link>, DialError> {
+        let mesh = self.shared.mesh().ok_or(DialError::NoMesh)?;
+        let route = mesh.route(&self.target, &self.cookie).await.map_err(DialError::Io)?;
+        tokio::select! {
+            opened = self.open(route.label) => opened,
+            () = route.nobody() => Err(DialError::NotInMesh),
+        }
+    }
+
     async fn open(&self, address: SocketAddr) -> Result<Arc<Link>, DialError> {
         let mut pauses = BUSY_MS.iter();
         loop {
@@ -167,7 +197,7 @@ impl Call {
 
     async fn connect(&self, address: SocketAddr) -> Result<Connection, DialError> {
         let answer = self.shared.socket.answers.expect(to_label(address));
-        match timeout_at(self.deadline, connect(&self.shared, address, &self.target)).await {
+        match timeout_at(self.deadline, connect_to(&self.shared, address, &self.target)).await {
             Ok(connected) => connected,
             Err(_) if answer.came() => {
                 Err(DialError::NotMacula("something answers, but not in QUIC".into()))
@@ -198,16 +228,30 @@ async fn choose(greeted: &mut Greeted) -> Result<(), DialError> {
     greet::begin(greeted).await.map_err(not_greeted)
 }
 
-/// A connection to `address`, on which the session with `target` is resumed if there is one.
-pub(crate) async fn connect(
+/// A connection to the node `target` at `address`, which may be the label of a tunnel.
+pub(crate) async fn connect_to(
     shared: &Shared,
     address: SocketAddr,
     target: &str,
 ) -> Result<Connection, DialError> {
+    let tls = shared.tls();
+    let config = match mesh::is_label(&address) {
+        true => transport::relayed_client(&tls),
+        false => transport::client(&tls),
+    };
+    connect(shared, address, config, target).await
+}
+
+/// A connection to `address`, on which the session with `peer` is resumed if there is one.
+pub(crate) async fn connect(
+    shared: &Shared,
+    address: SocketAddr,
+    config: quinn::ClientConfig,
+    peer: &str,
+) -> Result<Connection, DialError> {
     let label = to_label(address);
     let reports = shared.reports.watch(label);
-    let config = transport::client(&shared.tls());
-    let session = tls::session_name(target);
+    let session = tls::session_name(peer);
     let connecting = shared.quinn.connect_with(config, label, &session).map_err(io)?;
     let port_closed = async {
         for _ in 0..CLOSED_PORT_REPORTS {

@@ -20,6 +20,8 @@ use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
+use crate::mesh::{self, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
+use crate::relay::{RelayConfig, RelayService};
 use crate::renewal::{self, CertificateNews};
 use crate::socket::{Counters, MeshSocket};
 use crate::stand_in::{self, WellKnown};
@@ -30,6 +32,9 @@ use crate::{restart, transport};
 /// How long links may take to deliver what was sent when their endpoint closes. OTP gives all of
 /// distribution one second to stop; what takes longer is killed, and would keep name and port.
 const SHUT_DOWN: Duration = Duration::from_millis(600);
+
+/// How often it is looked whether the links are closed.
+const CLOSED_YET: Duration = Duration::from_millis(2);
 
 /// How long the goodbyes of connections may take that outlive [`SHUT_DOWN`].
 const GOODBYE: Duration = Duration::from_millis(100);
@@ -86,6 +91,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// There is something to know about this node's certificates.
     fn certificate(&self, news: CertificateNews);
+
+    /// This node stands with the relay `url` in another way now.
+    fn relay(&self, url: &str, state: &State);
 }
 
 /// Why no endpoint could be opened.
@@ -118,6 +126,8 @@ pub(crate) struct Shared {
     pub(crate) keys: CookieKeys,
     pub(crate) strangers: Mutex<Strangers>,
     pub(crate) well_known: WellKnown,
+    mesh: RwLock<Option<Arc<Mesh>>>,
+    relay: RwLock<Option<Arc<RelayService>>>,
     links: Mutex<HashMap<u64, Weak<Link>>>,
     began: Instant,
     closing: AtomicBool,
@@ -152,6 +162,8 @@ impl Endpoint {
             keys: CookieKeys::default(),
             strangers: Mutex::default(),
             well_known: WellKnown::default(),
+            mesh: RwLock::default(),
+            relay: RwLock::default(),
             links: Mutex::default(),
             began: Instant::now(),
             closing: AtomicBool::new(false),
@@ -212,7 +224,83 @@ impl Endpoint {
 
     /// The established links.
     pub fn links(&self) -> Vec<LinkInfo> {
-        self.shared.open_links().iter().filter_map(|link| link.info()).collect()
+        let mesh = self.shared.mesh();
+        let info = |link: &Arc<Link>| {
+            let relay = mesh.as_ref().and_then(|mesh| mesh.relay_of(&link.label()));
+            Some(LinkInfo { relay, ..link.info()? })
+        };
+        self.shared.open_links().iter().filter_map(info).collect()
+    }
+
+    /// Joins a mesh: returns when a relay has taken this node, which from then on stays attached
+    /// to all of them that can be reached. A mesh joined before is left.
+    ///
+    /// # Errors
+    /// See [`JoinError`].
+    pub async fn join_mesh(&self, config: MeshConfig, limit: Duration) -> Result<(), JoinError> {
+        self.leave_mesh();
+        let no_cookie = |_| JoinError::Key("the node gave no cookie".into());
+        let cookie = self.shared.node.cookie("").await.map_err(no_cookie)?;
+        let (keep, deadline) = (config.keep, tokio::time::Instant::now() + limit);
+        let mesh = Mesh::enter(&self.shared, config, cookie).await?;
+        if let Some(former) = self.shared.mesh.write().replace(mesh.clone()) {
+            former.leave();
+        }
+        let joined = mesh.wait_until_held(deadline).await;
+        if joined.is_err() && !keep {
+            self.leave_mesh();
+        }
+        joined
+    }
+
+    /// Leaves the mesh, if one is joined. Links through it end.
+    pub fn leave_mesh(&self) {
+        if let Some(mesh) = self.shared.mesh.write().take() {
+            mesh.leave();
+        }
+    }
+
+    /// How this node stands with each relay; none: no mesh is joined.
+    pub fn relays(&self) -> Option<Vec<RelayInfo>> {
+        Some(self.shared.mesh()?.relays())
+    }
+
+    /// The nodes of the realm, as far as they share this node's cookie.
+    pub async fn mesh_nodes(&self) -> Option<Vec<String>> {
+        Some(self.shared.mesh()?.nodes().await)
+    }
+
+    /// What the tunnels through relays have carried.
+    pub fn tunnels(&self) -> Vec<TunnelInfo> {
+        self.shared.socket.tunnels.info()
+    }
+
+    /// Makes this endpoint a relay. One that it is already goes on with the nodes it has until
+    /// these come back to the new one.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub fn start_relay(&self, config: RelayConfig) -> Result<(), FileError> {
+        let relay = Arc::new(RelayService::new(config)?);
+        if let Some(former) = self.shared.relay.write().replace(relay) {
+            former.hang_up();
+        }
+        Ok(())
+    }
+
+    /// Stops being a relay: tells its nodes, and ends their attachments after `grace`.
+    pub async fn stop_relay(&self, grace: Duration) {
+        let relay = self.shared.relay.write().take();
+        if let Some(relay) = relay {
+            relay.restarting();
+            tokio::time::sleep(grace).await;
+            relay.hang_up();
+        }
+    }
+
+    /// Counts of what the relay here did; none: it is no relay.
+    pub fn relay_counters(&self) -> Option<Vec<(&'static str, u64)>> {
+        Some(self.shared.relay()?.figures())
     }
 
     /// Sends the datagrams of the peer first known at `label` along `path` from now on.
@@ -250,7 +338,11 @@ impl Endpoint {
         self.shared.quinn.set_server_config(None);
         self.shared.well_known.close().await;
         self.shared.open_links().iter().for_each(|link| link.close());
-        let _ = tokio::time::timeout(SHUT_DOWN, self.shared.quinn.wait_idle()).await;
+        let _ = tokio::time::timeout(SHUT_DOWN, self.shared.links_closed()).await;
+        self.leave_mesh();
+        if let Some(relay) = self.shared.relay.write().take() {
+            relay.hang_up();
+        }
         self.shared.quinn.close(VarInt::from_u32(0), b"closed");
         // What did not end by itself still sends its goodbye.
         let _ = tokio::time::timeout(GOODBYE, self.shared.quinn.wait_idle()).await;
@@ -272,6 +364,7 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         self.shared.closing.store(true, Relaxed);
         self.shared.well_known.hang_up();
+        self.leave_mesh();
         self.shared.quinn.close(VarInt::from_u32(0), b"closed");
         self.shared.closed.send_replace(true);
     }
@@ -291,6 +384,51 @@ impl Shared {
     /// The interface bound; none: all.
     pub(crate) fn interface(&self) -> Option<IpAddr> {
         self.config.ip
+    }
+
+    /// The name under which the mesh knows this node. One that is yet to be named has one for this
+    /// life, which nobody else asks for.
+    pub(crate) fn mesh_name(&self) -> String {
+        let name = self.name();
+        if !name.is_empty() {
+            return name;
+        }
+        self.boot_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The mesh that is joined.
+    pub(crate) fn mesh(&self) -> Option<Arc<Mesh>> {
+        self.mesh.read().clone()
+    }
+
+    /// The relay that this endpoint is.
+    pub(crate) fn relay(&self) -> Option<Arc<RelayService>> {
+        self.relay.read().clone()
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn handshakes(&self) -> &Arc<AtomicU64> {
+        &self.handshakes
+    }
+
+    /// Whether a link goes through a relay.
+    pub(crate) fn has_relayed_links(&self) -> bool {
+        self.open_links().iter().any(|link| mesh::is_label(&link.label()))
+    }
+
+    /// Resolves when no connection is open but those that serve the mesh.
+    async fn links_closed(&self) {
+        let others = || {
+            let attached = self.socket.tunnels.relays();
+            let served = self.relay().map_or(0, |relay| relay.connections());
+            self.quinn.open_connections().saturating_sub(attached + served)
+        };
+        while others() > 0 {
+            tokio::time::sleep(CLOSED_YET).await;
+        }
     }
 
     /// Whether it has begun to close.

@@ -8,13 +8,14 @@ use macula_core::hello::{
     self, Acceptor, Asked, Dialler, Failure, Local, MAX_MESSAGE, Peer, Refusal, Step, Wanted,
 };
 use macula_core::keys::{self, CookieKey};
-use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
-use rustls::pki_types::CertificateDer;
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use crate::certificate::CertificateFault;
 use crate::endpoint::Shared;
+use crate::framing::{self, NoMessage};
 use crate::registry;
+use crate::tls::shown;
 
 /// The label of the keying material a hello is bound to (RFC 8446, 7.5; RFC 5705, 4).
 const EXPORTER: &[u8] = b"EXPORTER-macula-hello-v1";
@@ -162,12 +163,6 @@ fn check_name(connection: &Connection, node: &Shared, name: &str) -> Result<(), 
     judged.map_err(|fault| refuse_certificate(connection, fault, name))
 }
 
-/// The chain that the other side has shown, in the session this one resumes at the latest.
-fn shown(connection: &Connection) -> Vec<CertificateDer<'static>> {
-    let chain = connection.peer_identity().and_then(|identity| identity.downcast().ok());
-    chain.map_or_else(Vec::new, |chain| *chain)
-}
-
 /// The code of the close tells the other side why.
 fn refuse_certificate(connection: &Connection, fault: CertificateFault, name: &str) -> GreetError {
     connection.close(fault.code(), b"certificate");
@@ -216,26 +211,14 @@ async fn answer(send: &mut SendStream, step: Step, other: &str) -> Result<(), Gr
 }
 
 async fn read_message(receive: &mut RecvStream) -> Result<Vec<u8>, GreetError> {
-    let mut len = [0; 2];
-    receive.read_exact(&mut len).await.map_err(ended)?;
-    let len = usize::from(u16::from_be_bytes(len));
-    if len > MAX_MESSAGE {
-        return Err(malformed());
-    }
-    let mut message = vec![0; len];
-    receive.read_exact(&mut message).await.map_err(ended)?;
-    Ok(message)
+    framing::read(receive, MAX_MESSAGE).await.map_err(|none| match none {
+        NoMessage::Malformed => malformed(),
+        NoMessage::Lost(text) => GreetError::Lost(text),
+    })
 }
 
 fn malformed() -> GreetError {
     GreetError::Hello(Failure::Malformed, String::new())
-}
-
-fn ended(error: ReadExactError) -> GreetError {
-    match error {
-        ReadExactError::FinishedEarly(_) => malformed(),
-        ReadExactError::ReadError(error) => lost(error),
-    }
 }
 
 fn lost(error: impl std::fmt::Display) -> GreetError {

@@ -13,6 +13,7 @@ use quinn::{Connection, ConnectionError, VarInt};
 use tokio::sync::{mpsc, watch};
 
 use crate::greet::Greeted;
+use crate::mesh::is_label;
 use crate::queue::Queue;
 use crate::reader::{self, Command, Inbox, PacketWaiter, Window};
 use crate::socket::{MeshSocket, from_label};
@@ -81,8 +82,10 @@ pub enum SendState {
 pub struct LinkInfo {
     /// The node at the other end.
     pub node: String,
-    /// Where its datagrams go.
+    /// Where its datagrams go: to the node, or to the relay.
     pub address: SocketAddr,
+    /// The relay they go through; none: straight to the node.
+    pub relay: Option<String>,
     /// The TLS cipher suite.
     pub suite: &'static str,
     /// Round-trip time, as QUIC estimates it.
@@ -221,7 +224,20 @@ impl Link {
 
     /// Where the peer's datagrams go.
     pub fn address(&self) -> SocketAddr {
-        from_label(self.socket.path(self.state.connection.remote_address()))
+        let label = self.label();
+        let relay = self.socket.tunnels.relay_address(&label);
+        from_label(relay.unwrap_or_else(|| self.socket.path(label)))
+    }
+
+    /// Where to dial the peer again, in the same way.
+    pub(crate) fn dialled(&self) -> SocketAddr {
+        let label = self.label();
+        if is_label(&label) { label } else { self.address() }
+    }
+
+    /// What quinn knows the peer by.
+    pub(crate) fn label(&self) -> SocketAddr {
+        self.state.connection.remote_address()
     }
 
     /// Sets who hears of the link; at once, when it is closed already.
@@ -321,6 +337,7 @@ impl Link {
         Some(LinkInfo {
             node,
             address: self.address(),
+            relay: None,
             suite: tls::SUITE,
             rtt: self.state.connection.rtt(),
             bytes_in: counters.bytes_in.load(Relaxed),

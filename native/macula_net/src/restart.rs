@@ -43,7 +43,7 @@ pub(crate) async fn watch(shared: Weak<Shared>, link: Weak<Link>) {
 async fn lives_anew(shared: &Arc<Shared>, link: &Link) -> Option<bool> {
     let peer = link.peer();
     let key = shared.key_shared_with(&peer.name).await.ok()?;
-    let connection = dial::connect(shared, link.address(), &peer.name).await.ok()?;
+    let connection = dial::connect_to(shared, link.dialled(), &peer.name).await.ok()?;
     let (name, target) = (shared.name(), peer.name.clone());
     let greeted = greet::dial(&connection, shared, name, target, key).await.ok()?;
     // Dropped without being chosen, so the other node never hears of it.

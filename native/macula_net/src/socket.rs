@@ -19,6 +19,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 
 use crate::answers::Answers;
+use crate::mesh::{Tunnels, is_label};
 
 /// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
 /// The kernel may grant less (`net.core.rmem_max`).
@@ -53,6 +54,8 @@ pub(crate) struct MeshSocket {
     local: SocketAddr,
     paths: RwLock<PathTable>,
     pub(crate) answers: Arc<Answers>,
+    /// The labels whose datagrams go through relays.
+    pub(crate) tunnels: Arc<Tunnels>,
     pub(crate) counters: Counters,
 }
 
@@ -76,6 +79,7 @@ impl MeshSocket {
             local,
             paths: RwLock::default(),
             answers: Arc::default(),
+            tunnels: Arc::default(),
             counters: Counters::default(),
         }))
     }
@@ -103,6 +107,7 @@ impl MeshSocket {
     /// Gives the port back. From now on nothing is sent or received.
     pub(crate) fn close(&self) {
         *self.io.write() = None;
+        self.tunnels.clear();
     }
 
     /// The next label for which a datagram came back as unreachable. Holds the port meanwhile.
@@ -160,6 +165,12 @@ impl MeshSocket {
         for (buf, meta) in bufs.iter_mut().zip(metas) {
             self.take_foreign(&mut buf[..meta.len], meta.stride);
             meta.addr = to_label(meta.addr);
+            if is_label(&meta.addr) {
+                // Nobody's address: what comes from there was forged to look like a tunnel's.
+                self.counters.unknown.fetch_add(1, Relaxed);
+                (meta.len, meta.stride) = (0, 0);
+                continue;
+            }
             if !paths.is_empty() {
                 let label = paths.label(meta.addr);
                 if label != meta.addr {
@@ -171,39 +182,21 @@ impl MeshSocket {
             self.answers.note(meta.addr);
         }
     }
-}
 
-impl AsyncUdpSocket for MeshSocket {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable(self))
+    /// What came through relays.
+    fn tunnels_received(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Option<usize> {
+        let taken = self.tunnels.inbound.take(cx, bufs, metas)?;
+        metas.iter().take(taken).for_each(|meta| self.answers.note(meta.addr));
+        Some(taken)
     }
 
-    /// Only a full socket is an error here: any other would end the connection's driver in quinn,
-    /// while for QUIC a datagram that could not be sent is just a lost one.
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let label = to_label(transmit.destination);
-        let path = self.paths.read().path(label);
-        let moved = path != label;
-        let transmit = Transmit {
-            destination: if self.local.is_ipv4() { from_label(path) } else { path },
-            src_ip: transmit.src_ip.filter(|_| !moved),
-            ..transmit.clone()
-        };
-        let sent = match self.send(&transmit) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.send_again(&transmit),
-            sent => sent,
-        };
-        match sent {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            Err(_) => {
-                self.counters.send_errors.fetch_add(1, Relaxed);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    fn poll_recv(
+    /// What came to the port.
+    fn poll_port(
         &self,
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
@@ -232,6 +225,61 @@ impl AsyncUdpSocket for MeshSocket {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl AsyncUdpSocket for MeshSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable(self))
+    }
+
+    /// Only a full socket is an error here: any other would end the connection's driver in quinn,
+    /// while for QUIC a datagram that could not be sent is just a lost one.
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let label = to_label(transmit.destination);
+        if is_label(&label) {
+            self.tunnels.send(&label, transmit);
+            return Ok(());
+        }
+        let path = self.paths.read().path(label);
+        let moved = path != label;
+        let transmit = Transmit {
+            destination: if self.local.is_ipv4() { from_label(path) } else { path },
+            src_ip: transmit.src_ip.filter(|_| !moved),
+            ..transmit.clone()
+        };
+        let sent = match self.send(&transmit) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.send_again(&transmit),
+            sent => sent,
+        };
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(_) => {
+                self.counters.send_errors.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        if self.tunnels.inbound.goes_first()
+            && let Some(taken) = self.tunnels_received(cx, bufs, meta)
+        {
+            return Poll::Ready(Ok(taken));
+        }
+        match self.poll_port(cx, bufs, meta) {
+            Poll::Pending => match self.tunnels_received(cx, bufs, meta) {
+                Some(taken) => Poll::Ready(Ok(taken)),
+                None => Poll::Pending,
+            },
+            ready => ready,
+        }
     }
 
     /// Always in IPv6 form, so that quinn takes labels of both families.

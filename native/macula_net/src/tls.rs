@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring as provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::{CertificateFiles, Credentials, FileError};
 use crate::identity::Identity;
@@ -21,7 +22,10 @@ use crate::identity::Identity;
 pub const SUITE: &str = "TLS_AES_256_GCM_SHA384";
 
 /// The protocol of a distribution link; its own version is settled in the hello.
-const ALPN: &[u8] = b"macula-dist";
+pub(crate) const LINK: &[u8] = b"macula-dist";
+
+/// The protocol of an attachment to a relay; its own version is settled in its first messages.
+pub(crate) const RELAY: &[u8] = b"macula-relay";
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,6 +42,7 @@ pub(crate) enum TlsFailure {
 pub(crate) struct Tls {
     pub(crate) credentials: Credentials,
     pub(crate) client: Arc<QuicClientConfig>,
+    pub(crate) relay_client: Arc<QuicClientConfig>,
     pub(crate) server: Arc<QuicServerConfig>,
 }
 
@@ -53,17 +58,21 @@ impl Tls {
             Credentials::load(files, identity, &provider).map_err(TlsFailure::File)?;
         let algorithms = provider.signature_verification_algorithms;
         let verifier = Arc::new(AnyKey { algorithms, handshakes: handshakes.clone() });
-        let client = client(&credentials, provider.clone(), verifier.clone());
-        let server = server(&credentials, provider, verifier);
+        let client =
+            |alpn| client(&credentials, provider.clone(), verifier.clone(), alpn).map(Arc::new);
+        let (links, relays) = (client(LINK), client(RELAY));
+        let server = server(&credentials, provider.clone(), verifier.clone());
         Ok(Tls {
-            client: Arc::new(client.map_err(TlsFailure::Other)?),
+            client: links.map_err(TlsFailure::Other)?,
+            relay_client: relays.map_err(TlsFailure::Other)?,
             server: Arc::new(server.map_err(TlsFailure::Other)?),
             credentials,
         })
     }
 }
 
-fn strong() -> CryptoProvider {
+/// The only cryptography spoken.
+pub(crate) fn strong() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![provider::cipher_suite::TLS13_AES_256_GCM_SHA384],
         ..provider::default_provider()
@@ -82,13 +91,14 @@ fn client(
     credentials: &Credentials,
     provider: Arc<CryptoProvider>,
     verifier: Arc<AnyKey>,
+    alpn: &[u8],
 ) -> Result<QuicClientConfig, Error> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     // Nodes are named in the hello, which nobody else can read.
     config.enable_sni = false;
     Ok(QuicClientConfig::with_initial(Arc::new(config), initial_suite()?)?)
@@ -103,7 +113,7 @@ fn server(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![LINK.to_vec(), RELAY.to_vec()];
     // Sessions are kept by those who resume them: strangers cannot push out those of nodes.
     config.ticketer = provider::Ticketer::new()?;
     Ok(QuicServerConfig::with_initial(Arc::new(config), initial_suite()?)?)
@@ -115,6 +125,25 @@ pub(crate) fn session_name(target: &str) -> String {
     let digits = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
     // A letter first, or it might look like an address.
     std::iter::once("n".to_string()).chain(digits).collect()
+}
+
+/// The protocol that was settled on.
+pub(crate) fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    data.protocol
+}
+
+/// The chain that the other side has shown, in the session this one resumes at the latest.
+pub(crate) fn shown(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
+    let chain = connection.peer_identity().and_then(|identity| identity.downcast().ok());
+    chain.map_or_else(Vec::new, |chain| *chain)
+}
+
+/// The id of the node that has shown this chain: SHA-256 of its public key
+/// (SubjectPublicKeyInfo, DER).
+pub(crate) fn node_id(shown: &[CertificateDer<'_>]) -> Option<[u8; 32]> {
+    let (_, leaf) = X509Certificate::from_der(shown.first()?).ok()?;
+    digest::digest(&digest::SHA256, leaf.public_key().raw).as_ref().try_into().ok()
 }
 
 /// Accepts any certificate whose key the peer really holds.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::admission;
-use quinn::{AckFrequencyConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::identity::Identity;
 use crate::tls::Tls;
@@ -34,7 +34,49 @@ const SEND_WINDOW: u64 = 4 * 1024 * 1024;
 /// third of the CPU on acknowledgements when both ends share a machine.
 const ACK_EVERY: u32 = 20;
 
-/// The accepting side's parameters.
+/// Bytes of datagrams that wait to be sent to a relay, or to a node attached to one; then the oldest
+/// go. Some 20 ms at 50 MB/s: more would be latency.
+const DATAGRAM_QUEUE: usize = 1024 * 1024;
+
+/// How long a relay may be silent, in answer to keep-alives, before it counts as gone.
+const RELAY_SILENCE: Duration = Duration::from_secs(8);
+
+/// The largest datagram of a link that goes through a relay: what is left of 1452 bytes (quinn's
+/// upper bound for a path) under the attachment's packet and datagram frame (some 40), our own
+/// header and seal (62). Larger ones would travel in two halves.
+const RELAYED_MTU: u16 = 1340;
+
+/// The accepting side's parameters for links through a relay.
+pub(crate) fn relayed_server(tls: &Tls) -> quinn::ServerConfig {
+    let mut server = server(tls);
+    server.transport_config(Arc::new(relayed(transport(0))));
+    server
+}
+
+/// The dialling side's parameters for a link through a relay.
+pub(crate) fn relayed_client(tls: &Tls) -> quinn::ClientConfig {
+    let mut client = client(tls);
+    client.transport_config(Arc::new(relayed(transport(u32::from(STREAMS)))));
+    client
+}
+
+fn relayed(mut transport: TransportConfig) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(RELAYED_MTU);
+    transport.mtu_discovery_config(Some(discovery));
+    transport
+}
+
+/// The parameters of an attachment to a relay.
+pub(crate) fn attachment(tls: &Tls) -> quinn::ClientConfig {
+    let mut client = quinn::ClientConfig::new(tls.relay_client.clone());
+    let mut transport = transport(1);
+    transport.max_idle_timeout(IdleTimeout::try_from(RELAY_SILENCE).ok());
+    client.transport_config(Arc::new(transport));
+    client
+}
+
+/// The accepting side's parameters. Of links and attachments alike: which one it is shows later.
 pub(crate) fn server(tls: &Tls) -> quinn::ServerConfig {
     let mut server = quinn::ServerConfig::with_crypto(tls.server.clone());
     // The socket moves links between addresses; QUIC must not do so on its own.
@@ -72,7 +114,9 @@ fn transport(streams: u32) -> TransportConfig {
     transport
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(0u32.into())
-        .datagram_receive_buffer_size(None)
+        // Only attachments use datagrams; what others send is dropped here unread.
+        .datagram_receive_buffer_size(Some(DATAGRAM_QUEUE))
+        .datagram_send_buffer_size(DATAGRAM_QUEUE)
         // net_ticktime decides about an established link; before that, bounds of our own.
         .max_idle_timeout(None)
         .keep_alive_interval(Some(KEEP_ALIVE))

@@ -13,7 +13,7 @@ use crate::endpoint::EndpointResource;
 use crate::link::LinkResource;
 use crate::measure::measured;
 use crate::runtime::{self, post};
-use crate::term::{Address, Text, dial_error, error};
+use crate::term::{Text, To, dial_error, error};
 
 /// A dial under way: cancelled when Erlang forgets it.
 struct Dial(AbortHandle);
@@ -30,7 +30,7 @@ impl Drop for Dial {
 #[derive(NifMap)]
 struct Request<'a> {
     id: i64,
-    addresses: Vec<Address>,
+    addresses: Vec<To>,
     target: Term<'a>,
     name: Term<'a>,
     cookie: Term<'a>,
@@ -49,7 +49,7 @@ fn dial<'a>(
     let name = request.name.decode::<Text>()?.0;
     let (id, caller) = (request.id, env.pid());
     let request = DialRequest {
-        addresses: request.addresses.into_iter().map(|address| address.0).collect(),
+        ways: request.addresses.into_iter().map(|to| to.0).collect(),
         name,
         target,
         cookie: Cookie::new(request.cookie.decode::<Binary<'a>>()?.to_vec()),
@@ -67,15 +67,13 @@ fn dial<'a>(
 }
 
 type Dialled =
-    Result<std::sync::Arc<macula_net::Link>, Vec<(std::net::SocketAddr, macula_net::DialError)>>;
+    Result<std::sync::Arc<macula_net::Link>, Vec<(macula_net::Way, macula_net::DialError)>>;
 
 fn result(env: Env<'_>, id: i64, dialled: Dialled, caller: LocalPid) -> Term<'_> {
     let result = match dialled {
         Ok(link) => (atoms::ok(), LinkResource::owned_by(link, caller)).encode(env),
         Err(failures) => {
-            let row = |(address, reason): &(_, _)| {
-                (Address(*address), dial_error(env, reason)).encode(env)
-            };
+            let row = |(way, reason): &(_, _)| (To(*way), dial_error(env, reason)).encode(env);
             error(env, failures.iter().map(row).collect::<Vec<_>>())
         }
     };

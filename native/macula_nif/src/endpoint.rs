@@ -229,10 +229,12 @@ fn endpoint_links(env: Env<'_>, endpoint: ResourceArc<EndpointResource>) -> Term
 }
 
 fn info<'a>(env: Env<'a>, link: &LinkInfo) -> Term<'a> {
+    let path = if link.relay.is_some() { atoms::relay() } else { atoms::direct() };
+    let relay = link.relay.as_ref().map(|url| (atoms::relay(), binary(env, url.as_bytes())));
     let fields = [
         (atoms::node(), binary(env, link.node.as_bytes())),
         (atoms::address(), Address(link.address).encode(env)),
-        (atoms::path(), atoms::direct().encode(env)),
+        (atoms::path(), path.encode(env)),
         (atoms::tls(), binary(env, link.suite.as_bytes())),
         (atoms::rtt_us(), (link.rtt.as_micros() as u64).encode(env)),
         (atoms::bytes_in(), link.bytes_in.encode(env)),
@@ -241,7 +243,7 @@ fn info<'a>(env: Env<'a>, link: &LinkInfo) -> Term<'a> {
         (atoms::msgs_out(), link.msgs_out.encode(env)),
         (atoms::queue(), link.queue.encode(env)),
     ];
-    let (keys, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+    let (keys, values): (Vec<_>, Vec<_>) = fields.into_iter().chain(relay).unzip();
     map(env, &keys, &values)
 }
 
@@ -251,8 +253,12 @@ fn endpoint_stats<'a>(
     endpoint: ResourceArc<EndpointResource>,
 ) -> NifResult<Term<'a>> {
     measured!("endpoint_stats", normal);
-    let counters = endpoint.endpoint.counters().into_iter();
-    let fields = counters.map(|(name, count)| {
+    counts(env, endpoint.endpoint.counters())
+}
+
+/// A map of counts by name.
+pub(crate) fn counts<'a>(env: Env<'a>, counts: Vec<(&'static str, u64)>) -> NifResult<Term<'a>> {
+    let fields = counts.into_iter().map(|(name, count)| {
         let key = rustler::Atom::from_str(env, name)?;
         Ok((key, count.encode(env)))
     });
@@ -262,7 +268,7 @@ fn endpoint_stats<'a>(
 }
 
 /// A map of distinct keys.
-fn map<'a>(env: Env<'a>, keys: &[rustler::Atom], values: &[Term<'a>]) -> Term<'a> {
+pub(crate) fn map<'a>(env: Env<'a>, keys: &[rustler::Atom], values: &[Term<'a>]) -> Term<'a> {
     // Fails only for keys that occur twice, which ours do not.
     Term::map_from_arrays(env, keys, values).unwrap_or_else(|_| Term::map_new(env))
 }

@@ -12,9 +12,11 @@ mod inbox;
 mod link;
 mod mdns;
 mod measure;
+mod mesh;
 mod node;
 mod output;
 mod registry;
+mod relay;
 mod runtime;
 mod term;
 

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use macula_net::{CertificateNews, Cookie, Incident, Node};
+use macula_net::{CertificateNews, Cookie, Incident, Node, State};
 use parking_lot::Mutex;
 use rustler::{Encoder, LocalPid};
 use tokio::sync::oneshot;
 
 use crate::atoms;
+use crate::mesh::relay_state;
 use crate::runtime::post;
 use crate::term::{Address, binary, file_error, incident};
 
@@ -88,6 +89,14 @@ impl Node for NodeProcess {
                 CertificateNews::Expired => atoms::expired().encode(env),
             };
             (atoms::macula_certificate(), news).encode(env)
+        });
+    }
+
+    fn relay(&self, url: &str, state: &State) {
+        let (url, state) = (url.to_owned(), state.clone());
+        post(self.pid, move |env| {
+            (atoms::macula_relay(), binary(env, url.as_bytes()), relay_state(env, &state))
+                .encode(env)
         });
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use macula_core::hello::Refusal;
-use macula_net::{CertificateFault, Closed, DialError, FileError, Incident};
+use macula_net::{CertificateFault, Closed, DialError, FileError, Incident, Way};
 use rustler::{Binary, Decoder, Encoder, Env, Error, NewBinary, NifResult, Term};
 
 use crate::atoms;
@@ -65,6 +65,27 @@ impl<'a> Decoder<'a> for Address {
 impl Encoder for Address {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         (Ip(self.0.ip()), self.0.port()).encode(env)
+    }
+}
+
+/// A way to a node: its address, or `mesh`.
+pub(crate) struct To(pub(crate) Way);
+
+impl<'a> Decoder<'a> for To {
+    fn decode(term: Term<'a>) -> NifResult<To> {
+        match term.decode::<rustler::Atom>() {
+            Ok(atom) if atom == atoms::mesh() => Ok(To(Way::Mesh)),
+            _ => term.decode().map(|address: Address| To(Way::Address(address.0))),
+        }
+    }
+}
+
+impl Encoder for To {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self.0 {
+            Way::Address(address) => Address(address).encode(env),
+            Way::Mesh => atoms::mesh().encode(env),
+        }
     }
 }
 
@@ -155,6 +176,8 @@ pub(crate) fn dial_error<'a>(env: Env<'a>, reason: &DialError) -> Term<'a> {
         DialError::OwnCertificate(fault) => {
             (atoms::own_certificate(), fault_atom(*fault)).encode(env)
         }
+        DialError::NoMesh => atoms::no_mesh().encode(env),
+        DialError::NotInMesh => atoms::not_in_mesh().encode(env),
         DialError::Tls(why) => text(atoms::tls(), why),
         DialError::Io(why) => text(atoms::io(), why),
     }
@@ -177,7 +200,7 @@ pub(crate) fn file_error<'a>(env: Env<'a>, error: &FileError) -> Term<'a> {
     (atoms::bad_file(), binary(env, path.as_bytes()), binary(env, error.why.as_bytes())).encode(env)
 }
 
-fn fault_atom(fault: CertificateFault) -> rustler::Atom {
+pub(crate) fn fault_atom(fault: CertificateFault) -> rustler::Atom {
     match fault {
         CertificateFault::Unreadable => atoms::unreadable(),
         CertificateFault::Expired => atoms::expired(),

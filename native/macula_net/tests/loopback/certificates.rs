@@ -107,6 +107,8 @@ impl Node for Told {
     fn certificate(&self, news: CertificateNews) {
         self.news.lock().push(news);
     }
+
+    fn relay(&self, _url: &str, _state: &macula_net::State) {}
 }
 
 fn node(name: &str, certificates: CertificateFiles) -> (Endpoint, Told) {

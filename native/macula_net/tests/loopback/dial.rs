@@ -170,12 +170,12 @@ async fn all_failures_are_told() {
     ));
     let mut failures = soon("a dial", dialled).await.err().unwrap();
     let mut expected = vec![
-        (silent, DialError::Timeout),
-        (c.address(), DialError::Refused(Refusal::WrongName)),
-        (closed, DialError::PortClosed),
+        (Way::Address(silent), DialError::Timeout),
+        (Way::Address(c.address()), DialError::Refused(Refusal::WrongName)),
+        (Way::Address(closed), DialError::PortClosed),
     ];
-    failures.sort_by_key(|(address, _)| *address);
-    expected.sort_by_key(|(address, _)| *address);
+    failures.sort_by_key(|(way, _)| *way);
+    expected.sort_by_key(|(way, _)| *way);
     assert_eq!(failures, expected);
 }
 

@@ -10,6 +10,7 @@ mod dial;
 mod ending;
 mod flood;
 mod frames;
+mod mesh;
 mod mitm;
 mod paths;
 mod restart;

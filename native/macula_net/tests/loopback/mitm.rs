@@ -246,7 +246,7 @@ async fn a_node_is_not_its_own_peer() {
     let request = DialRequest { name: "b".into(), ..request(&[address], "b", HANG) };
     let (dialled, ()) = tokio::join!(b.dial(request), middle);
     let refused = DialError::Refused(Refusal::Proof);
-    assert_eq!(dialled.err().unwrap(), vec![(address, refused)]);
+    assert_eq!(dialled.err().unwrap(), vec![(Way::Address(address), refused)]);
     nobody_got_in(&b, "b").await;
 }
 
@@ -451,6 +451,8 @@ impl Node for Ponders {
     fn refused(&self, _address: SocketAddr, _name: &str, _why: Incident) {}
 
     fn certificate(&self, _news: CertificateNews) {}
+
+    fn relay(&self, _url: &str, _state: &macula_net::State) {}
 }
 
 /// Strangers may send what a hello needs and not much more. What nobody reads yet would otherwise

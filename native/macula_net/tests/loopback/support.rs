@@ -8,13 +8,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use macula_core::dist::frame;
 use macula_net::{
     CertificateNews, Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox,
-    Incident, Link, Node, Owner, PacketWaiter, SendState,
+    Incident, Link, Node, Owner, PacketWaiter, SendState, State,
 };
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+
+pub use macula_net::Way;
 
 #[path = "../shared/foreign.rs"]
 mod foreign;
@@ -77,12 +79,14 @@ impl Node for Knows {
     fn refused(&self, _address: SocketAddr, _name: &str, _why: Incident) {}
 
     fn certificate(&self, _news: CertificateNews) {}
+
+    fn relay(&self, _url: &str, _state: &State) {}
 }
 
 /// A request of the node "a".
 pub fn request(addresses: &[SocketAddr], target: &str, limit: Duration) -> DialRequest {
     DialRequest {
-        addresses: addresses.to_vec(),
+        ways: addresses.iter().copied().map(Way::Address).collect(),
         name: "a".into(),
         target: target.into(),
         cookie: Cookie::new(COOKIE.to_vec()),
@@ -98,7 +102,14 @@ pub async fn dial(
 ) -> Result<Arc<Link>, Vec<(SocketAddr, DialError)>> {
     let dialled = from.dial(request(addresses, target, HANG));
     // Its own limit is the same; the outer bound must not come first.
-    tokio::time::timeout(2 * HANG, dialled).await.expect("a dial outlives its limit")
+    let dialled = tokio::time::timeout(2 * HANG, dialled).await.expect("a dial outlives its limit");
+    let address = |way| match way {
+        Way::Address(address) => address,
+        Way::Mesh => panic!("no mesh was dialled"),
+    };
+    dialled.map_err(|failures| {
+        failures.into_iter().map(|(way, error)| (address(way), error)).collect()
+    })
 }
 
 /// Why a dial of one address failed.
@@ -106,7 +117,7 @@ pub async fn failure(from: &Endpoint, address: SocketAddr, limit: Duration) -> D
     let dialled = from.dial(request(&[address], "b", limit));
     let mut failures = soon("a dial", dialled).await.err().expect("dialled what is not there");
     assert_eq!(failures.len(), 1);
-    assert_eq!(failures[0].0, address);
+    assert_eq!(failures[0].0, Way::Address(address));
     failures.remove(0).1
 }
 

@@ -24,6 +24,8 @@ impl Node for Remembers {
     }
 
     fn certificate(&self, _news: CertificateNews) {}
+
+    fn relay(&self, _url: &str, _state: &macula_net::State) {}
 }
 
 fn remembering(name: &str) -> (Endpoint, Remembers) {
@@ -41,7 +43,7 @@ async fn another_cookie_is_refused_and_both_sides_know() {
         ..request(&[b.address()], "b", HANG)
     };
     let failures = soon("a dial", a.dial(request)).await.err().unwrap();
-    assert_eq!(failures, vec![(b.address(), DialError::Refused(Refusal::Proof))]);
+    assert_eq!(failures, vec![(Way::Address(b.address()), DialError::Refused(Refusal::Proof))]);
     until("the refusal is told", || !node.0.lock().is_empty()).await;
     assert_eq!(*node.0.lock(), vec![("a".to_string(), Incident::Refused(Refusal::Proof))]);
     // The cookie of this very node still opens the door.
@@ -74,7 +76,7 @@ async fn who_resumes_a_session_proves_the_cookie_again() {
         ..request(&[b.address()], "b", HANG)
     };
     let failures = soon("a dial", a.dial(forgot)).await.err().unwrap();
-    assert_eq!(failures, [(b.address(), DialError::Refused(Refusal::Proof))]);
+    assert_eq!(failures, [(Way::Address(b.address()), DialError::Refused(Refusal::Proof))]);
     dial(&a, &[b.address()], "b").await.unwrap();
     assert_eq!(counter(&a, "full_handshakes"), full, "the session was not resumed");
 }

@@ -76,7 +76,7 @@ async fn who_proves_the_cookie_is_sent_to_a_node_beside() {
     let stranger =
         DialRequest { cookie: Cookie::new(b"another".to_vec()), ..request(&[at], "b", HANG) };
     let failures = soon("a dial", a.dial(stranger)).await.err().unwrap();
-    assert_eq!(failures, [(at, DialError::Refused(Refusal::Proof))]);
+    assert_eq!(failures, [(Way::Address(at), DialError::Refused(Refusal::Proof))]);
     assert_eq!(failure_of(&a, at, "nobody").await, DialError::Refused(Refusal::WrongName));
     drop(owner);
 }

@@ -1,0 +1,356 @@
+//! This node at one relay: it connects, attaches, claims its tags, and does so again for as long
+//! as the mesh is joined.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use macula_core::keys;
+use macula_core::mesh::claim::Tag;
+use macula_core::mesh::packet::Packet;
+use macula_core::mesh::retry::Retry;
+use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay, VERSIONS};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::{Mesh, RelayError, RelayUrl, State};
+use crate::certificate::CertificateFault;
+use crate::dial::{self, DialError};
+use crate::endpoint::Shared;
+use crate::framing::{self, NoMessage};
+use crate::{relay, tls, transport};
+
+/// How long a relay may take from its name to the attachment.
+const ATTACH: Duration = Duration::from_secs(5);
+
+/// How long one address of a relay may take when there are others to try.
+const ADDRESS: Duration = Duration::from_millis(1500);
+
+/// How long the last words of a refused connection may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What an attachment is asked to do.
+pub(super) enum Order {
+    /// Claim what was added to the node's own tags.
+    Claim,
+    /// Fetch the directory.
+    List(oneshot::Sender<Vec<(Tag, Vec<u8>)>>),
+}
+
+/// Attaches to the relay with this number, again and again.
+pub(super) async fn run(mesh: Arc<Mesh>, relay: usize, mut orders: mpsc::Receiver<Order>) {
+    let mut retry = Retry::default();
+    loop {
+        let mut attachment = Attachment { mesh: &mesh, relay, retry: &mut retry };
+        let error = attachment.live(&mut orders).await;
+        mesh.tunnels.relay_down(relay);
+        mesh.set_state(relay, State::Down(error));
+        let pause = retry.pause(mesh.config.pace, random(), mesh.has_links());
+        let over = Instant::now() + pause;
+        // Nobody waits for an answer from a relay that is away.
+        while let Ok(order) = timeout_at(over, orders.recv()).await {
+            if order.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    // Without randomness nodes only come back more in step.
+    let _ = getrandom::fill(&mut bytes);
+    u32::from_be_bytes(bytes)
+}
+
+struct Attachment<'a> {
+    mesh: &'a Arc<Mesh>,
+    relay: usize,
+    retry: &'a mut Retry,
+}
+
+impl Attachment<'_> {
+    /// Attaches and serves the attachment until it ends; gives the reason.
+    async fn live(&mut self, orders: &mut mpsc::Receiver<Order>) -> RelayError {
+        let Some(shared) = self.mesh.shared.upgrade() else {
+            return RelayError::Lost("the endpoint is closed".into());
+        };
+        let attached = timeout(ATTACH, self.attach(&shared)).await;
+        drop(shared);
+        let (connection, send, receive, observed) = match attached {
+            Ok(Ok(attached)) => attached,
+            Ok(Err(error)) => return error,
+            Err(_) => return RelayError::Timeout,
+        };
+        self.retry.succeeded();
+        self.mesh.set_state(self.relay, State::Attached { observed });
+        self.mesh.tunnels.relay_up(self.relay, connection.clone());
+        let datagrams = pass_datagrams(self.mesh.clone(), self.relay, connection.clone());
+        let ended = tokio::select! {
+            error = self.converse(send, receive, orders) => error,
+            error = datagrams => error,
+        };
+        connection.close(0u32.into(), b"left");
+        ended
+    }
+
+    async fn attach(
+        &self,
+        shared: &Arc<Shared>,
+    ) -> Result<(Connection, SendStream, RecvStream, SocketAddr), RelayError> {
+        let url = &self.mesh.config.relays[self.relay];
+        let connection = self.connect(shared, url).await?;
+        self.judge(&connection, url)?;
+        let (mut send, mut receive) =
+            connection.accept_bi().await.map_err(|error| lost(&connection, error))?;
+        let version = match read(&connection, &mut receive).await? {
+            Some(ToNode::Offer { versions: (low, high), .. }) => {
+                let version = high.min(VERSIONS.1);
+                if version < low.max(VERSIONS.0) {
+                    return Err(RelayError::Version(low, high));
+                }
+                version
+            }
+            _ => return Err(RelayError::NotARelay("its first words cannot be read".into())),
+        };
+        let (realm, token) = (self.mesh.config.realm.clone(), self.mesh.config.token.clone());
+        let attach = ToRelay::Attach { version, features: 0, realm, token };
+        send.write_all(&attach.encode()).await.map_err(|error| lost(&connection, error))?;
+        match read(&connection, &mut receive).await? {
+            Some(ToNode::Attached { observed, .. }) => Ok((connection, send, receive, observed)),
+            Some(ToNode::Refused(refusal)) => Err(RelayError::Refused(refusal)),
+            _ => Err(RelayError::NotARelay("its answer cannot be read".into())),
+        }
+    }
+
+    /// A connection to the relay at the first of its addresses that answers.
+    async fn connect(
+        &self,
+        shared: &Arc<Shared>,
+        url: &RelayUrl,
+    ) -> Result<Connection, RelayError> {
+        let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
+        let addresses: Vec<_> =
+            found.map_err(|error| RelayError::Name(error.to_string()))?.collect();
+        let mut last = RelayError::Name("no address".into());
+        for (n, address) in addresses.iter().enumerate() {
+            let alone = n + 1 == addresses.len();
+            let limit = if alone { ATTACH } else { ADDRESS };
+            let config = transport::attachment(&self.mesh.tls());
+            let answer = shared.socket.answers.expect(crate::socket::to_label(*address));
+            match timeout(limit, dial::connect(shared, *address, config, &url.text)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => last = error.into(),
+                Err(_) if answer.came() => {
+                    last = RelayError::NotARelay("something answers, but not in QUIC".into());
+                }
+                Err(_) => last = RelayError::Timeout,
+            }
+        }
+        Err(last)
+    }
+
+    /// Whether the relay's certificate is one to trust.
+    fn judge(&self, connection: &Connection, url: &RelayUrl) -> Result<(), RelayError> {
+        if tls::protocol(connection).as_deref() != Some(tls::RELAY) {
+            connection.close(0u32.into(), b"protocol");
+            return Err(RelayError::NotARelay("it speaks another protocol".into()));
+        }
+        if !self.mesh.config.verify {
+            return Ok(());
+        }
+        let (tls, shown) = (self.mesh.tls(), tls::shown(connection));
+        let judged = tls.credentials.judge(&shown);
+        judged.and_then(|()| tls.credentials.judge_host(&shown, &url.host)).map_err(|fault| {
+            connection.close(fault.code(), b"certificate");
+            RelayError::Certificate(fault)
+        })
+    }
+
+    /// Claims the node's tags and answers the relay and the node, until the attachment ends.
+    async fn converse(
+        &self,
+        mut send: SendStream,
+        receive: RecvStream,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> RelayError {
+        let Some(connection) = self.mesh.tunnels.relay(self.relay) else {
+            return RelayError::Timeout;
+        };
+        let mut exporter = [0; keys::LEN];
+        if connection.export_keying_material(&mut exporter, relay::EXPORTER, b"").is_err() {
+            return RelayError::Lost("TLS gave no keying material".into());
+        }
+        let (sender, mut messages) = mpsc::channel(1);
+        let reader = read_on(connection.clone(), receive, sender);
+        tokio::pin!(reader);
+        let mut claimed: HashMap<Tag, ()> = HashMap::new();
+        let mut listing = Listing::default();
+        loop {
+            let claims = self.mesh.claims(&exporter, |tag| claimed.insert(*tag, ()).is_none());
+            for claim in claims {
+                if let Err(error) = send.write_all(&claim.encode()).await {
+                    return lost(&connection, error);
+                }
+            }
+            let answer = tokio::select! {
+                error = &mut reader => return error,
+                message = messages.recv() => match message {
+                    Some(ToNode::Refused(refusal)) => return RelayError::Refused(refusal),
+                    Some(message) => self.answer(message, &mut listing),
+                    None => continue,
+                },
+                order = orders.recv() => match order {
+                    Some(Order::Claim) => None,
+                    Some(Order::List(asker)) => listing.ask(asker),
+                    None => return RelayError::Lost("left".into()),
+                },
+            };
+            if let Some(answer) = answer
+                && let Err(error) = send.write_all(&answer.encode()).await
+            {
+                return lost(&connection, error);
+            }
+        }
+    }
+
+    fn answer(&self, message: ToNode, listing: &mut Listing) -> Option<ToRelay> {
+        match message {
+            ToNode::Ping(token) => return Some(ToRelay::Pong(token)),
+            ToNode::Held(tag) => self.mesh.held(self.relay, tag),
+            ToNode::Taken(tag) => self.mesh.taken(self.relay, tag),
+            ToNode::Entry { tag, sealed } => listing.add(tag, sealed),
+            ToNode::Listed => listing.finish(),
+            ToNode::Slowed => self.mesh.slowed(self.relay),
+            ToNode::Restarting => self.mesh.set_state(self.relay, State::Draining),
+            ToNode::Pong(_) | ToNode::Offer { .. } | ToNode::Attached { .. } => {}
+            ToNode::Refused(_) => {}
+        }
+        None
+    }
+}
+
+/// Entries of a directory remembered at most, whatever a relay sends.
+const MAX_ENTRIES: usize = 4096;
+
+/// Those who wait for the directory, and what came of it.
+#[derive(Default)]
+struct Listing {
+    askers: Vec<oneshot::Sender<Vec<(Tag, Vec<u8>)>>>,
+    entries: Vec<(Tag, Vec<u8>)>,
+}
+
+impl Listing {
+    /// What to ask the relay, unless that was done.
+    fn ask(&mut self, asker: oneshot::Sender<Vec<(Tag, Vec<u8>)>>) -> Option<ToRelay> {
+        self.askers.push(asker);
+        (self.askers.len() == 1).then_some(ToRelay::List)
+    }
+
+    fn add(&mut self, tag: Tag, sealed: Vec<u8>) {
+        if !self.askers.is_empty() && self.entries.len() < MAX_ENTRIES {
+            self.entries.push((tag, sealed));
+        }
+    }
+
+    fn finish(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        for asker in self.askers.drain(..) {
+            // An asker that has gone needs no answer.
+            let _ = asker.send(entries.clone());
+        }
+    }
+}
+
+/// Passes what comes through the relay to the tunnels, for as long as the connection lives.
+async fn pass_datagrams(mesh: Arc<Mesh>, relay: usize, connection: Connection) -> RelayError {
+    loop {
+        let datagram = match connection.read_datagram().await {
+            Ok(datagram) => datagram,
+            Err(error) => return lost(&connection, error),
+        };
+        match Packet::decode(&datagram) {
+            Some(Packet::Data { to, from, sealed }) => mesh.received(relay, to, from, sealed),
+            Some(Packet::Nobody(tag)) => mesh.nobody(relay, tag),
+            None => {}
+        }
+    }
+}
+
+/// Reads messages until the stream ends. Apart from whoever answers them, because a message must
+/// be read to its end once begun.
+async fn read_on(
+    connection: Connection,
+    mut receive: RecvStream,
+    messages: mpsc::Sender<ToNode>,
+) -> RelayError {
+    loop {
+        match read(&connection, &mut receive).await {
+            Ok(Some(message)) => {
+                if messages.send(message).await.is_err() {
+                    return RelayError::Lost("left".into());
+                }
+            }
+            Ok(None) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+async fn read(
+    connection: &Connection,
+    receive: &mut RecvStream,
+) -> Result<Option<ToNode>, RelayError> {
+    match framing::read(receive, MAX_MESSAGE).await {
+        Ok(message) => ToNode::decode(&message)
+            .map_err(|_| RelayError::NotARelay("a message of its cannot be read".into())),
+        Err(NoMessage::Malformed) => {
+            // A close that comes at once ends the stream early; it tells more.
+            let _ = timeout(LAST_WORDS, connection.closed()).await;
+            Err(lost(connection, "its stream ended"))
+        }
+        Err(NoMessage::Lost(text)) => Err(lost(connection, text)),
+    }
+}
+
+/// Why the connection ended, if that tells more than `error`.
+fn lost(connection: &Connection, error: impl std::fmt::Display) -> RelayError {
+    match connection.close_reason() {
+        Some(quinn::ConnectionError::ApplicationClosed(close)) => {
+            if close.error_code == relay::NOT_A_RELAY {
+                return RelayError::NoRelayHere;
+            }
+            match CertificateFault::of_code(close.error_code) {
+                Some(fault) => RelayError::OwnCertificate(fault),
+                None => RelayError::Lost("the relay closed the connection".into()),
+            }
+        }
+        Some(quinn::ConnectionError::TimedOut) => RelayError::Timeout,
+        _ => RelayError::Lost(error.to_string()),
+    }
+}
+
+impl From<DialError> for RelayError {
+    fn from(error: DialError) -> RelayError {
+        match error {
+            DialError::Timeout => RelayError::Timeout,
+            DialError::PortClosed => RelayError::PortClosed,
+            DialError::NotMacula(text) => RelayError::NotARelay(text),
+            DialError::Certificate(fault) => RelayError::Certificate(fault),
+            DialError::OwnCertificate(fault) => RelayError::OwnCertificate(fault),
+            DialError::Busy => RelayError::Refused(Refusal::Full),
+            DialError::Tls(text) | DialError::Io(text) => RelayError::Lost(text),
+            other => RelayError::Lost(format!("{other:?}")),
+        }
+    }
+}
+
+/// For those who wait for an attachment to be made.
+pub(super) async fn wait(mut states: tokio::sync::watch::Receiver<u64>) {
+    // Fails only when the mesh is gone, which whoever waits sees itself.
+    if states.changed().await.is_err() {
+        sleep(LAST_WORDS).await;
+    }
+}

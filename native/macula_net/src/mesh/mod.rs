@@ -1,0 +1,547 @@
+//! This node in a mesh: attached to relays, reachable through them by name, for those who share
+//! its cookie and realm.
+
+mod attachment;
+mod inbound;
+mod tunnels;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use macula_core::keys::{self, LEN};
+use macula_core::mesh::claim::{ClaimKey, Tag};
+use macula_core::mesh::key::MeshKey;
+use macula_core::mesh::retry::Pace;
+use macula_core::mesh::seal;
+use macula_core::relay::message::{Refusal, ToRelay};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroizing;
+
+use crate::certificate::{CertificateFault, CertificateFiles};
+use crate::cookies::Cookie;
+use crate::endpoint::{BindError, Shared};
+use crate::tls::Tls;
+use attachment::Order;
+
+pub use tunnels::TunnelInfo;
+pub(crate) use tunnels::{Tunnels, is_label};
+
+/// Orders that wait for an attachment. Whoever gives more waits.
+const ORDERS: usize = 16;
+
+/// How long a relay may take to tell its directory, or to grant a tag.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// A relay, as it was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayUrl {
+    /// The whole, for messages.
+    pub text: String,
+    /// Its host: a name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// How to join a mesh.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// The relays.
+    pub relays: Vec<RelayUrl>,
+    /// The realm.
+    pub realm: String,
+    /// A name under which other nodes find this one, beside its own.
+    pub identity: Option<String>,
+    /// What lets it in, where the realm asks for a token; else empty.
+    pub token: Vec<u8>,
+    /// Whether the relays' certificates must be of a trusted CA.
+    pub verify: bool,
+    /// Certificates for this.
+    pub certificates: CertificateFiles,
+    /// How relays are tried again.
+    pub pace: Pace,
+    /// Whether to go on trying when no relay took this node in time.
+    pub keep: bool,
+}
+
+/// Why this node is not attached to a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayError {
+    /// Its host cannot be resolved.
+    Name(String),
+    /// Nothing answered in time.
+    Timeout,
+    /// Nothing listens on its port.
+    PortClosed,
+    /// What answers is no relay of ours.
+    NotARelay(String),
+    /// What answers is a node of ours, on which no relay was started.
+    NoRelayHere,
+    /// It speaks these versions only.
+    Version(u8, u8),
+    /// Its certificate was refused here.
+    Certificate(CertificateFault),
+    /// It refused the certificate of this node.
+    OwnCertificate(CertificateFault),
+    /// It refused this node.
+    Refused(Refusal),
+    /// The attachment broke off.
+    Lost(String),
+    /// No attempt has ended yet.
+    Trying,
+}
+
+impl RelayError {
+    /// Whether trying again could help.
+    fn is_final(&self) -> bool {
+        match self {
+            RelayError::NotARelay(_)
+            | RelayError::NoRelayHere
+            | RelayError::Version(..)
+            | RelayError::Certificate(_)
+            | RelayError::OwnCertificate(_) => true,
+            RelayError::Refused(refusal) => {
+                !matches!(refusal, Refusal::Full | Refusal::Replaced | Refusal::Other(_))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why a mesh was not joined.
+#[derive(Debug)]
+pub enum JoinError {
+    /// A file of certificates or keys cannot be used, or TLS could not be set up.
+    Certificates(BindError),
+    /// The key of the mesh could not be made.
+    Key(String),
+    /// Another node of this name is in the realm, and alive.
+    NameTaken(String),
+    /// No relay took this node: the reason of each.
+    Relays(Vec<(RelayUrl, RelayError)>),
+}
+
+/// How this node stands with a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not attached.
+    Down(RelayError),
+    /// Attached.
+    Attached {
+        /// Where the relay sees this node.
+        observed: SocketAddr,
+    },
+    /// Attached to a relay that is about to go.
+    Draining,
+}
+
+/// What is told of a relay.
+#[derive(Clone, Debug)]
+pub struct RelayInfo {
+    /// Which.
+    pub url: String,
+    /// How this node stands with it.
+    pub state: State,
+}
+
+/// This node's part in a mesh.
+pub(crate) struct Mesh {
+    shared: Weak<Shared>,
+    config: MeshConfig,
+    tls: Arc<Tls>,
+    pub(crate) tunnels: Arc<Tunnels>,
+    keys: MeshKeys,
+    own: Mutex<Vec<Own>>,
+    relays: Mutex<Vec<RelayState>>,
+    orders: Vec<mpsc::Sender<Order>>,
+    tasks: Mutex<JoinSet<()>>,
+    /// Counts the changes of all below it.
+    changes: watch::Sender<u64>,
+    /// Who waits for a peer that relays may not know.
+    sought: Mutex<HashMap<Tag, Arc<Sought>>>,
+    slowed: AtomicU64,
+}
+
+struct RelayState {
+    state: State,
+}
+
+/// A tag this node claims.
+struct Own {
+    tag: Tag,
+    name: String,
+    claim: ClaimKey,
+    key: Arc<MeshKey>,
+    /// The relays where it holds the tag.
+    held: HashSet<usize>,
+    /// The relays where another node does.
+    taken: HashSet<usize>,
+}
+
+/// A peer that is dialled.
+#[derive(Default)]
+struct Sought {
+    /// The relays that know of nobody who holds its tag.
+    unknown_at: Mutex<HashSet<usize>>,
+    told: Notify,
+}
+
+/// The keys of cookies in this realm, stretched once each.
+#[derive(Default)]
+struct MeshKeys(tokio::sync::Mutex<Vec<(Zeroizing<[u8; LEN]>, Arc<MeshKey>)>>);
+
+/// Keys remembered: as for links (`cookies`).
+const CACHED: usize = 64;
+
+impl MeshKeys {
+    async fn key(&self, cookie: &Cookie, realm: &str) -> Result<Arc<MeshKey>, String> {
+        let base = keys::base(cookie);
+        let mut cached = self.0.lock().await;
+        if let Some((_, key)) = cached.iter().find(|(known, _)| *known == base) {
+            return Ok(key.clone());
+        }
+        let (input, realm) = (base.clone(), realm.to_owned());
+        let stretched =
+            tokio::task::spawn_blocking(move || MeshKey::stretch(&input, &realm)).await;
+        let key = Arc::new(stretched.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?);
+        if cached.len() == CACHED {
+            cached.remove(0);
+        }
+        cached.push((base, key.clone()));
+        Ok(key)
+    }
+}
+
+/// A label to dial, and the way to hear that nobody is there.
+pub(crate) struct Route {
+    pub(crate) label: SocketAddr,
+    mesh: Arc<Mesh>,
+    peer: Tag,
+    sought: Arc<Sought>,
+}
+
+impl Route {
+    /// Resolves when every relay this node is attached to knows of nobody who holds the tag.
+    pub(crate) async fn nobody(&self) {
+        loop {
+            let told = self.sought.told.notified();
+            if self.is_nowhere() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    fn is_nowhere(&self) -> bool {
+        let attached = self.mesh.attached();
+        let unknown = self.sought.unknown_at.lock();
+        !attached.is_empty() && attached.iter().all(|relay| unknown.contains(relay))
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        let mut sought = self.mesh.sought.lock();
+        // Two hold it: this route and the table.
+        if Arc::strong_count(&self.sought) <= 2 {
+            sought.remove(&self.peer);
+        }
+    }
+}
+
+impl Mesh {
+    /// Begins to attach to the relays, under the names of the endpoint.
+    pub(crate) async fn enter(
+        shared: &Arc<Shared>,
+        config: MeshConfig,
+        cookie: Cookie,
+    ) -> Result<Arc<Mesh>, JoinError> {
+        let tls = Tls::load(&config.certificates, shared.identity(), shared.handshakes());
+        let tls = tls.map_err(|failure| JoinError::Certificates(failure.into()))?;
+        let (orders, inboxes): (Vec<_>, Vec<_>) =
+            config.relays.iter().map(|_| mpsc::channel(ORDERS)).unzip();
+        let down = || RelayState { state: State::Down(RelayError::Trying) };
+        let mesh = Arc::new(Mesh {
+            shared: Arc::downgrade(shared),
+            relays: Mutex::new(config.relays.iter().map(|_| down()).collect()),
+            config,
+            tls: Arc::new(tls),
+            tunnels: shared.socket.tunnels.clone(),
+            keys: MeshKeys::default(),
+            own: Mutex::default(),
+            orders,
+            tasks: Mutex::default(),
+            changes: watch::Sender::new(0),
+            sought: Mutex::default(),
+            slowed: AtomicU64::new(0),
+        });
+        mesh.claim_under(&cookie, &shared.mesh_name()).await.map_err(JoinError::Key)?;
+        if let Some(identity) = mesh.config.identity.clone() {
+            mesh.claim_under(&cookie, &identity).await.map_err(JoinError::Key)?;
+        }
+        for (relay, inbox) in inboxes.into_iter().enumerate() {
+            mesh.tasks.lock().spawn(attachment::run(mesh.clone(), relay, inbox));
+        }
+        Ok(mesh)
+    }
+
+    /// Leaves the mesh: the links through it end.
+    pub(crate) fn leave(&self) {
+        self.tasks.lock().abort_all();
+        self.tunnels.hang_up();
+    }
+
+    /// How this node stands with each relay.
+    pub(crate) fn relays(&self) -> Vec<RelayInfo> {
+        let relays = self.relays.lock();
+        let info = self.config.relays.iter().zip(&*relays);
+        info.map(|(url, relay)| RelayInfo { url: url.text.clone(), state: relay.state.clone() })
+            .collect()
+    }
+
+    /// The relay that the datagrams of a label go through.
+    pub(crate) fn relay_of(&self, label: &SocketAddr) -> Option<String> {
+        let relay = self.tunnels.relay_of(label)?;
+        Some(self.config.relays.get(relay)?.text.clone())
+    }
+
+    /// The names in the realm's directory that this node can read.
+    pub(crate) async fn nodes(&self) -> Vec<String> {
+        let mut names = HashSet::new();
+        let mut lists = Vec::new();
+        for relay in self.attached() {
+            let (asker, list) = oneshot::channel();
+            if self.order(relay, Order::List(asker)).await {
+                lists.push(list);
+            }
+        }
+        let deadline = Instant::now() + ANSWER;
+        for list in lists {
+            if let Ok(Ok(entries)) = timeout_at(deadline, list).await {
+                names.extend(entries.iter().filter_map(|(tag, sealed)| self.name_of(tag, sealed)));
+            }
+        }
+        let mut names: Vec<_> = names.into_iter().collect();
+        names.sort();
+        names
+    }
+
+    fn name_of(&self, tag: &Tag, sealed: &[u8]) -> Option<String> {
+        let own = self.own.lock();
+        own.iter().find_map(|own| {
+            let name = seal::open_name(&own.key, tag, sealed)?;
+            // A name under the tag of another one is a lie of whoever wrote it.
+            (own.key.tag(&name) == *tag).then_some(name)
+        })
+    }
+
+    /// The way to the node `name`, under the cookie shared with it.
+    pub(crate) async fn route(
+        self: &Arc<Self>,
+        name: &str,
+        cookie: &Cookie,
+    ) -> Result<Route, String> {
+        let shared = self.shared.upgrade().ok_or("the endpoint is closed")?;
+        let (own, key) = self.claim_under(cookie, &shared.mesh_name()).await?;
+        self.wait_for_claim(own).await;
+        let peer = key.tag(name);
+        let tunnel = self.tunnels.between(own, peer, &key)?;
+        let sought = self.sought.lock().entry(peer).or_default().clone();
+        sought.unknown_at.lock().clear();
+        Ok(Route { label: tunnel.label, mesh: self.clone(), peer, sought })
+    }
+
+    /// Makes this node claim its name under a cookie.
+    async fn claim_under(&self, cookie: &Cookie, name: &str) -> Result<(Tag, Arc<MeshKey>), String> {
+        let key = self.keys.key(cookie, &self.config.realm).await?;
+        let claim = key.claim(name);
+        let tag = claim.tag();
+        let is_new = {
+            let mut own = self.own.lock();
+            let is_new = own.iter().all(|own| own.tag != tag);
+            if is_new {
+                let (name, key) = (name.to_owned(), key.clone());
+                let (held, taken) = (HashSet::new(), HashSet::new());
+                own.push(Own { tag, name, claim, key, held, taken });
+            }
+            is_new
+        };
+        if is_new {
+            for relay in self.attached() {
+                self.order(relay, Order::Claim).await;
+            }
+        }
+        Ok((tag, key))
+    }
+
+    /// The claims to make on the connection with this keying material: of the tags that are new to
+    /// whoever asks.
+    fn claims(&self, exporter: &[u8; LEN], is_new: impl FnMut(&Tag) -> bool) -> Vec<ToRelay> {
+        let (own, mut is_new) = (self.own.lock(), is_new);
+        let claims = own.iter().filter(|own| is_new(&own.tag)).map(|own| {
+            let mut nonce = [0; 12];
+            // Without a nonce the name stays out of the directory.
+            let sealed = match getrandom::fill(&mut nonce) {
+                Ok(()) => seal::seal_name(&own.key, &own.tag, &own.name, nonce),
+                Err(_) => Vec::new(),
+            };
+            ToRelay::Claim { claim: own.claim.claim(&self.config.realm, exporter), sealed }
+        });
+        claims.collect()
+    }
+
+    /// Takes a datagram that came through a relay.
+    fn received(&self, relay: usize, to: Tag, from: Tag, sealed: &[u8]) {
+        let key = self.own.lock().iter().find(|own| own.tag == to).map(|own| own.key.clone());
+        if let Some(key) = key {
+            self.tunnels.received(relay, (to, from), &key, sealed);
+        }
+    }
+
+    fn nobody(&self, relay: usize, tag: Tag) {
+        let sought = self.sought.lock().get(&tag).cloned();
+        if let Some(sought) = sought {
+            sought.unknown_at.lock().insert(relay);
+            sought.told.notify_waiters();
+        }
+    }
+
+    fn held(&self, relay: usize, tag: Tag) {
+        self.with_own(tag, |own| {
+            own.taken.remove(&relay);
+            own.held.insert(relay);
+        });
+    }
+
+    fn taken(&self, relay: usize, tag: Tag) {
+        self.with_own(tag, |own| {
+            own.held.remove(&relay);
+            own.taken.insert(relay);
+        });
+    }
+
+    fn with_own(&self, tag: Tag, change: impl FnOnce(&mut Own)) {
+        if let Some(own) = self.own.lock().iter_mut().find(|own| own.tag == tag) {
+            change(own);
+        }
+        self.changed();
+    }
+
+    fn slowed(&self, _relay: usize) {
+        self.slowed.fetch_add(1, Relaxed);
+    }
+
+    fn set_state(&self, relay: usize, state: State) {
+        if let Some(known) = self.relays.lock().get_mut(relay) {
+            if known.state != state
+                && let (Some(shared), Some(url)) =
+                    (self.shared.upgrade(), self.config.relays.get(relay))
+            {
+                shared.node.relay(&url.text, &state);
+            }
+            known.state = state;
+        }
+        if self.attached().contains(&relay) {
+            return self.changed();
+        }
+        for own in self.own.lock().iter_mut() {
+            own.held.remove(&relay);
+            own.taken.remove(&relay);
+        }
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// The numbers of the relays this node is attached to.
+    fn attached(&self) -> Vec<usize> {
+        let relays = self.relays.lock();
+        let up = relays.iter().enumerate().filter(|(_, relay)| !matches!(relay.state, State::Down(_)));
+        up.map(|(n, _)| n).collect()
+    }
+
+    async fn order(&self, relay: usize, order: Order) -> bool {
+        match self.orders.get(relay) {
+            Some(orders) => matches!(timeout(ANSWER, orders.send(order)).await, Ok(Ok(()))),
+            None => false,
+        }
+    }
+
+    /// Whether links wait for a relay to come back.
+    fn has_links(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.has_relayed_links())
+    }
+
+    fn tls(&self) -> Arc<Tls> {
+        self.tls.clone()
+    }
+
+    /// Returns when a relay has granted every name, or none will.
+    pub(crate) async fn wait_until_held(&self, deadline: Instant) -> Result<(), JoinError> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if let Some(name) = self.name_taken() {
+                return Err(JoinError::NameTaken(name));
+            }
+            if self.is_held() {
+                return Ok(());
+            }
+            if self.is_hopeless() || timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err(JoinError::Relays(self.errors()));
+            }
+        }
+    }
+
+    /// Waits, within a bound, until a relay has granted a tag: the answers come there.
+    async fn wait_for_claim(&self, tag: Tag) {
+        let mut changes = self.changes.subscribe();
+        let held = async {
+            loop {
+                changes.mark_unchanged();
+                let held = self.own.lock().iter().any(|own| own.tag == tag && !own.held.is_empty());
+                if held {
+                    return;
+                }
+                attachment::wait(changes.clone()).await;
+            }
+        };
+        // Later the dial fails, and says how the node stands with its relays.
+        let _ = timeout(ANSWER, held).await;
+    }
+
+    fn is_held(&self) -> bool {
+        let own = self.own.lock();
+        (0..self.config.relays.len()).any(|relay| own.iter().all(|own| own.held.contains(&relay)))
+    }
+
+    fn name_taken(&self) -> Option<String> {
+        let own = self.own.lock();
+        let taken = own.iter().find(|own| own.held.is_empty() && !own.taken.is_empty());
+        taken.map(|own| own.name.clone())
+    }
+
+    fn is_hopeless(&self) -> bool {
+        let relays = self.relays.lock();
+        relays.iter().all(|relay| matches!(&relay.state, State::Down(error) if error.is_final()))
+    }
+
+    fn errors(&self) -> Vec<(RelayUrl, RelayError)> {
+        let relays = self.relays.lock();
+        let errors = self.config.relays.iter().zip(&*relays).filter_map(|(url, relay)| {
+            match &relay.state {
+                State::Down(error) => Some((url.clone(), error.clone())),
+                _ => None,
+            }
+        });
+        errors.collect()
+    }
+}

@@ -1,0 +1,383 @@
+//! Tunnels: for each pair of an own tag and a peer's, a label for quinn and what seals and opens.
+//!
+//! quinn sends to a label as to any address; the datagram is sealed for the peer here and goes to
+//! the relay through which the peer was heard last, or to all of them as long as it was not heard.
+
+use std::collections::HashMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use macula_core::mesh::claim::Tag;
+use macula_core::mesh::key::{MeshKey, Session};
+use macula_core::mesh::packet::{self, HEADER};
+use macula_core::mesh::seal::{Kind, OVERHEAD, OpenError, Opener, Sealer};
+use macula_core::mesh::split::{self, Joiner, NUMBER};
+use parking_lot::{Mutex, RwLock};
+use quinn::Connection;
+use quinn::udp::Transmit;
+
+use super::inbound::Inbound;
+
+/// The first half of every label: the discard prefix (RFC 6666), from which nothing ever comes.
+const PREFIX: [u16; 4] = [0x0100, 0, 0, 0];
+
+/// quinn wants a port that is not 0.
+const PORT: u16 = 1;
+
+/// Tunnels kept at most. Only holders of the cookie can have one made, and each takes some 1 kB.
+const MOST: usize = 16 * 1024;
+
+/// A tunnel that was silent for this long makes room when there are too many.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// No relay: the peer was not heard yet.
+const UNKNOWN: usize = usize::MAX;
+
+/// What a tunnel has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelInfo {
+    /// The first bytes of the peer's tag: names the tunnel in logs and metrics.
+    pub id: [u8; 8],
+    /// Bytes of datagrams sealed and sent.
+    pub bytes_out: u64,
+    /// Bytes of datagrams received and opened.
+    pub bytes_in: u64,
+    /// Datagrams sent.
+    pub msgs_out: u64,
+    /// Datagrams received.
+    pub msgs_in: u64,
+    /// Received, but not sealed by that peer for us, or changed on the way.
+    pub decrypt_failed: u64,
+    /// Received twice.
+    pub replayed: u64,
+}
+
+/// All tunnels of an endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Tunnels {
+    tunnels: RwLock<Table>,
+    /// The connections to the relays that this node is attached to, by the number of the relay.
+    relays: RwLock<HashMap<usize, Connection>>,
+    pub(crate) inbound: Inbound,
+    /// Datagrams that no relay could be given.
+    pub(crate) unsent: AtomicU64,
+    /// Datagrams of strangers, or changed ones, that opened no tunnel.
+    pub(crate) decrypt_failed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_label: HashMap<SocketAddr, Arc<Tunnel>>,
+    by_tags: HashMap<(Tag, Tag), Arc<Tunnel>>,
+}
+
+/// One pair of tags.
+pub(crate) struct Tunnel {
+    pub(crate) label: SocketAddr,
+    own: Tag,
+    peer: Tag,
+    key: Arc<MeshKey>,
+    /// The relay through which the peer was heard last.
+    relay: AtomicUsize,
+    sending: Mutex<Sending>,
+    receiving: Mutex<Receiving>,
+    used: Mutex<Instant>,
+    bytes_out: AtomicU64,
+    bytes_in: AtomicU64,
+    msgs_out: AtomicU64,
+    msgs_in: AtomicU64,
+    decrypt_failed: AtomicU64,
+    replayed: AtomicU64,
+}
+
+struct Sending {
+    sealer: Sealer,
+    number: u16,
+}
+
+struct Receiving {
+    opener: Opener,
+    joiner: Joiner,
+}
+
+/// Whether quinn's `address` is the label of a tunnel.
+pub(crate) fn is_label(address: &SocketAddr) -> bool {
+    match address {
+        SocketAddr::V6(address) => address.ip().segments()[..4] == PREFIX,
+        SocketAddr::V4(_) => false,
+    }
+}
+
+impl Tunnels {
+    /// The tunnel between two tags, made if there is none.
+    ///
+    /// # Errors
+    /// There are too many, or the system has no random numbers.
+    pub(crate) fn between(
+        &self,
+        own: Tag,
+        peer: Tag,
+        key: &Arc<MeshKey>,
+    ) -> Result<Arc<Tunnel>, &'static str> {
+        match self.find(own, peer) {
+            Some(tunnel) => Ok(tunnel),
+            None => self.insert(Arc::new(Tunnel::new(own, peer, key.clone())?)),
+        }
+    }
+
+    fn find(&self, own: Tag, peer: Tag) -> Option<Arc<Tunnel>> {
+        self.tunnels.read().by_tags.get(&(own, peer)).cloned()
+    }
+
+    fn insert(&self, tunnel: Arc<Tunnel>) -> Result<Arc<Tunnel>, &'static str> {
+        let mut table = self.tunnels.write();
+        if table.by_tags.len() >= MOST {
+            table.by_tags.retain(|_, tunnel| tunnel.used.lock().elapsed() < IDLE);
+            table.by_label.retain(|_, tunnel| tunnel.used.lock().elapsed() < IDLE);
+        }
+        if table.by_tags.len() >= MOST {
+            return Err("too many tunnels");
+        }
+        let tunnel = table.by_tags.entry((tunnel.own, tunnel.peer)).or_insert(tunnel).clone();
+        table.by_label.insert(tunnel.label, tunnel.clone());
+        Ok(tunnel)
+    }
+
+    /// The relay with this number takes datagrams from now on.
+    pub(crate) fn relay_up(&self, relay: usize, connection: Connection) {
+        self.relays.write().insert(relay, connection);
+    }
+
+    /// It does not any more.
+    pub(crate) fn relay_down(&self, relay: usize) {
+        self.relays.write().remove(&relay);
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.relays.write().clear();
+        *self.tunnels.write() = Table::default();
+    }
+
+    /// As many relays take datagrams.
+    pub(crate) fn relays(&self) -> usize {
+        self.relays.read().len()
+    }
+
+    /// The connection to a relay that takes datagrams.
+    pub(super) fn relay(&self, relay: usize) -> Option<Connection> {
+        self.relays.read().get(&relay).cloned()
+    }
+
+    /// Where the datagrams of `label` go, if it is the label of a tunnel.
+    pub(crate) fn relay_address(&self, label: &SocketAddr) -> Option<SocketAddr> {
+        if !is_label(label) {
+            return None;
+        }
+        let relay = self.relay_of(label)?;
+        Some(self.relays.read().get(&relay)?.remote_address())
+    }
+
+    /// Ends the attachments, and with them all tunnels.
+    pub(super) fn hang_up(&self) {
+        for (_, relay) in self.relays.write().drain() {
+            relay.close(0u32.into(), b"left");
+        }
+        *self.tunnels.write() = Table::default();
+    }
+
+    /// The number of the relay that the datagrams of `label` go through.
+    pub(crate) fn relay_of(&self, label: &SocketAddr) -> Option<usize> {
+        let tunnel = self.tunnels.read().by_label.get(label).cloned()?;
+        let relay = tunnel.relay.load(Relaxed);
+        let relays = self.relays.read();
+        if relays.contains_key(&relay) { Some(relay) } else { relays.keys().next().copied() }
+    }
+
+    /// What the tunnels have carried.
+    pub(crate) fn info(&self) -> Vec<TunnelInfo> {
+        self.tunnels.read().by_tags.values().map(|tunnel| tunnel.info()).collect()
+    }
+
+    /// Sends what quinn wants to send to a label. What cannot be sent is lost, as on any network.
+    pub(crate) fn send(&self, label: &SocketAddr, transmit: &Transmit<'_>) {
+        let Some(tunnel) = self.tunnels.read().by_label.get(label).cloned() else {
+            return;
+        };
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        let relays = self.relays.read();
+        let heard = relays.get(&tunnel.relay.load(Relaxed));
+        for datagram in transmit.contents.chunks(size) {
+            let sent = match heard {
+                Some(relay) => tunnel.send(relay, datagram),
+                None => relays.values().map(|relay| tunnel.send(relay, datagram)).max().unwrap_or(false),
+            };
+            if !sent {
+                self.unsent.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Takes what came through a relay from `peer` for the own tag `own`.
+    pub(crate) fn received(
+        &self,
+        relay: usize,
+        (own, peer): (Tag, Tag),
+        key: &Arc<MeshKey>,
+        sealed: &[u8],
+    ) {
+        let mut sealed = sealed.to_vec();
+        let known = self.find(own, peer);
+        let tunnel = match &known {
+            Some(tunnel) => tunnel.clone(),
+            None => match Tunnel::new(own, peer, key.clone()) {
+                Ok(tunnel) => Arc::new(tunnel),
+                Err(_) => return,
+            },
+        };
+        let opened = tunnel.open(relay, &mut sealed);
+        match opened {
+            // Only what opens, and so comes from a holder of the cookie, makes a tunnel be kept.
+            Ok(_) if known.is_none() && self.insert(tunnel.clone()).is_err() => {}
+            Ok(Some(datagram)) => self.inbound.push(tunnel.label, datagram),
+            Ok(None) => {}
+            Err(OpenError::Replayed) => drop(tunnel.replayed.fetch_add(1, Relaxed)),
+            Err(_) => {
+                tunnel.decrypt_failed.fetch_add(1, Relaxed);
+                self.decrypt_failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+impl Tunnel {
+    fn new(own: Tag, peer: Tag, key: Arc<MeshKey>) -> Result<Tunnel, &'static str> {
+        let sending = Sending { sealer: sealer(&key, own, peer)?, number: 0 };
+        let receiving = Receiving { opener: Opener::new(peer, own), joiner: Joiner::default() };
+        Ok(Tunnel {
+            label: label()?,
+            own,
+            peer,
+            key,
+            relay: AtomicUsize::new(UNKNOWN),
+            sending: Mutex::new(sending),
+            receiving: Mutex::new(receiving),
+            used: Mutex::new(Instant::now()),
+            bytes_out: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            msgs_out: AtomicU64::new(0),
+            msgs_in: AtomicU64::new(0),
+            decrypt_failed: AtomicU64::new(0),
+            replayed: AtomicU64::new(0),
+        })
+    }
+
+    /// Sends a datagram through a relay, in two halves when it is too large for the way there.
+    fn send(&self, relay: &Connection, datagram: &[u8]) -> bool {
+        let Some(room) = relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD))
+        else {
+            return false;
+        };
+        let mut sending = self.sending.lock();
+        if sending.sealer.is_worn() {
+            match sealer(&self.key, self.own, self.peer) {
+                Ok(fresh) => sending.sealer = fresh,
+                Err(_) => return false,
+            }
+        }
+        let sent = if datagram.len() <= room {
+            self.send_sealed(&mut sending, relay, Kind::Whole, &[], datagram)
+        } else {
+            let Some(at) = split::split_at(datagram.len(), room.saturating_sub(NUMBER)) else {
+                return false;
+            };
+            let number = sending.number.to_be_bytes();
+            sending.number = sending.number.wrapping_add(1);
+            let (first, second) = datagram.split_at(at);
+            self.send_sealed(&mut sending, relay, Kind::First, &number, first)
+                && self.send_sealed(&mut sending, relay, Kind::Second, &number, second)
+        };
+        if sent {
+            self.bytes_out.fetch_add(datagram.len() as u64, Relaxed);
+            self.msgs_out.fetch_add(1, Relaxed);
+        }
+        sent
+    }
+
+    fn send_sealed(
+        &self,
+        sending: &mut Sending,
+        relay: &Connection,
+        kind: Kind,
+        prefix: &[u8],
+        content: &[u8],
+    ) -> bool {
+        let mut out = Vec::with_capacity(HEADER + OVERHEAD + prefix.len() + content.len());
+        out.extend_from_slice(&packet::header(&self.peer, &self.own));
+        sending.sealer.seal(kind, prefix, content, &mut out)
+            && relay.send_datagram(Bytes::from(out)).is_ok()
+    }
+
+    /// Opens what came through `relay`; a whole datagram, if it is one or completes one.
+    fn open(&self, relay: usize, sealed: &mut [u8]) -> Result<Option<Vec<u8>>, OpenError> {
+        let mut receiving = self.receiving.lock();
+        let Receiving { opener, joiner } = &mut *receiving;
+        let (kind, content) = opener.open(&self.key, sealed)?;
+        let datagram = match kind {
+            Kind::Whole => Some(content.to_vec()),
+            Kind::First => joiner.join(true, content),
+            Kind::Second => joiner.join(false, content),
+        };
+        drop(receiving);
+        self.relay.store(relay, Relaxed);
+        *self.used.lock() = Instant::now();
+        if let Some(datagram) = &datagram {
+            self.bytes_in.fetch_add(datagram.len() as u64, Relaxed);
+            self.msgs_in.fetch_add(1, Relaxed);
+        }
+        Ok(datagram)
+    }
+
+    fn info(&self) -> TunnelInfo {
+        let mut id = [0; 8];
+        id.copy_from_slice(&self.peer.0[..8]);
+        TunnelInfo {
+            id,
+            bytes_out: self.bytes_out.load(Relaxed),
+            bytes_in: self.bytes_in.load(Relaxed),
+            msgs_out: self.msgs_out.load(Relaxed),
+            msgs_in: self.msgs_in.load(Relaxed),
+            decrypt_failed: self.decrypt_failed.load(Relaxed),
+            replayed: self.replayed.load(Relaxed),
+        }
+    }
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tunnel({:?} to {:?})", self.own, self.peer)
+    }
+}
+
+fn sealer(key: &MeshKey, own: Tag, peer: Tag) -> Result<Sealer, &'static str> {
+    let mut session: Session = [0; 6];
+    fill(&mut session)?;
+    Ok(Sealer::new(key, own, peer, session))
+}
+
+/// A label no other tunnel has, which nobody can guess: quinn takes what seems to come from it.
+fn label() -> Result<SocketAddr, &'static str> {
+    let mut host = [0; 8];
+    fill(&mut host)?;
+    let [a, b, c, d] = PREFIX;
+    let mut octets = Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).octets();
+    octets[8..].copy_from_slice(&host);
+    Ok(SocketAddr::new(Ipv6Addr::from(octets).into(), PORT))
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), &'static str> {
+    getrandom::fill(bytes).map_err(|_| "the system has no random numbers")
+}

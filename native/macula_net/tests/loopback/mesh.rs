@@ -1,0 +1,232 @@
+//! Nodes that reach each other through a relay.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use macula_core::mesh::retry::Pace;
+use macula_core::relay::message::Refusal;
+use macula_net::{
+    CertificateFiles, Cookie, DialError, Endpoint, JoinError, MeshConfig, RealmAccess, RelayConfig,
+    RelayError, RelayUrl, State,
+};
+
+use crate::support::*;
+
+/// A limit for what is to run into it.
+const SHORT: Duration = Duration::from_millis(800);
+
+fn url(host: &str, port: u16) -> RelayUrl {
+    RelayUrl { text: format!("https://{host}:{port}"), host: host.into(), port }
+}
+
+fn at(relays: &[&Endpoint]) -> MeshConfig {
+    let urls = relays.iter().map(|relay| url("127.0.0.1", relay.address().port()));
+    MeshConfig {
+        relays: urls.collect(),
+        realm: "realm".into(),
+        identity: None,
+        token: Vec::new(),
+        verify: false,
+        certificates: CertificateFiles::default(),
+        pace: Pace { interval: Duration::from_millis(200), attempts: 15 },
+        keep: false,
+    }
+}
+
+fn relay() -> Endpoint {
+    let relay = open("");
+    relay.start_relay(RelayConfig::default()).unwrap();
+    relay
+}
+
+fn relay_counter(relay: &Endpoint, name: &str) -> u64 {
+    let counters = relay.relay_counters().unwrap();
+    counters.iter().find(|(counter, _)| *counter == name).unwrap().1
+}
+
+async fn join(node: &Endpoint, relays: &[&Endpoint]) {
+    node.join_mesh(at(relays), HANG).await.unwrap();
+}
+
+/// Why a node could not join with this configuration at the only relay.
+async fn join_error(node: &Endpoint, config: MeshConfig, limit: Duration) -> RelayError {
+    match soon("a join", node.join_mesh(config, limit)).await {
+        Err(JoinError::Relays(mut errors)) => errors.remove(0).1,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Both ends of a link from `a` to the node "b" through the mesh.
+async fn connect_through(a: &Endpoint, b: &Endpoint) -> (Side, Side) {
+    let request = || macula_net::DialRequest { ways: vec![Way::Mesh], ..request(&[], "b", HANG) };
+    let (dialled, accepted) = tokio::join!(a.dial(request()), soon("an accept", b.accept()));
+    (Side::new(dialled.unwrap()), Side::new(accepted.unwrap()))
+}
+
+async fn mesh_failure(from: &Endpoint, target: &str, cookie: &[u8]) -> DialError {
+    let cookie = Cookie::new(cookie.to_vec());
+    let request =
+        macula_net::DialRequest { ways: vec![Way::Mesh], cookie, ..request(&[], target, HANG) };
+    let mut failures = soon("a dial", from.dial(request)).await.err().expect("it was dialled");
+    assert_eq!(failures[0].0, Way::Mesh);
+    failures.remove(0).1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_meet_through_a_relay() {
+    let (relay, a, b) = (relay(), open("a"), open("b"));
+    join(&a, &[&relay]).await;
+    join(&b, &[&relay]).await;
+    let (mut to_b, mut to_a) = connect_through(&a, &b).await;
+    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    let (small, large) = (bodies(500, 100), bodies(20, 500_000));
+    to_b.send(small.iter().map(|body| framed(body))).await;
+    assert!(at_b.frames(500).await == small);
+    let sending = to_a.send(large.iter().map(|body| framed(body)));
+    let ((), received) = tokio::join!(sending, at_a.frames(20));
+    assert!(received == large);
+    let text = at(&[&relay]).relays[0].text.clone();
+    let links = a.links();
+    assert_eq!(links[0].relay.as_ref(), Some(&text));
+    assert_eq!(links[0].address, relay.address());
+    assert!(relay_counter(&relay, "bytes") > 10_000_000);
+    assert_eq!(relay_counter(&relay, "nodes"), 2);
+    let tunnels = a.tunnels();
+    assert!(tunnels[0].bytes_in > 10_000_000 && tunnels[0].decrypt_failed == 0);
+    // What one says last still comes to the other.
+    to_b.send([framed(b"last")]).await;
+    a.shut_down().await;
+    assert_eq!(at_b.frames(1).await, [b"last".to_vec()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_there_is_not_waited_for() {
+    let (relay, a, b) = (relay(), open("a"), open("b"));
+    assert_eq!(mesh_failure(&a, "b", COOKIE).await, DialError::NoMesh);
+    join(&a, &[&relay]).await;
+    assert_eq!(mesh_failure(&a, "b", COOKIE).await, DialError::NotInMesh);
+    join(&b, &[&relay]).await;
+    // With another cookie it is simply not there, nor in another realm.
+    assert_eq!(mesh_failure(&a, "b", b"another").await, DialError::NotInMesh);
+    b.join_mesh(MeshConfig { realm: "other".into(), ..at(&[&relay]) }, HANG).await.unwrap();
+    assert_eq!(mesh_failure(&a, "b", COOKIE).await, DialError::NotInMesh);
+    join(&b, &[&relay]).await;
+    connect_through(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_outlives_its_relay() {
+    let port = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let start = || {
+        let relay = open_at(Some(std::net::Ipv4Addr::LOCALHOST.into()), port, "");
+        relay.start_relay(RelayConfig::default()).unwrap();
+        relay
+    };
+    let (relay, a, b) = (start(), open("a"), open("b"));
+    join(&a, &[&relay]).await;
+    join(&b, &[&relay]).await;
+    let (mut to_b, to_a) = connect_through(&a, &b).await;
+    let (_at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    to_b.send([framed(b"before")]).await;
+    assert_eq!(at_b.frames(1).await.len(), 1);
+    relay.shut_down().await;
+    drop(relay);
+    to_b.send([framed(b"meanwhile")]).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let _relay = start();
+    assert_eq!(at_b.frames(1).await, [b"meanwhile".to_vec()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_relays_are_better_than_one() {
+    let (first, second, a, b) = (relay(), relay(), open("a"), open("b"));
+    join(&a, &[&first, &second]).await;
+    join(&b, &[&first, &second]).await;
+    let both = |node: &Endpoint| {
+        let relays = node.relays().unwrap();
+        relays.iter().all(|relay| matches!(relay.state, State::Attached { .. }))
+    };
+    until("attachments", || both(&a) && both(&b)).await;
+    let (mut to_b, to_a) = connect_through(&a, &b).await;
+    let (_at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    for relay in [first, second] {
+        to_b.send([framed(b"hello")]).await;
+        assert_eq!(at_b.frames(1).await.len(), 1);
+        let used = a.links()[0].address;
+        if used == relay.address() {
+            relay.shut_down().await;
+            to_b.send([framed(b"again")]).await;
+            assert_eq!(at_b.frames(1).await.len(), 1);
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_directory_tells_names_to_those_who_share_the_cookie() {
+    let (relay, a, b, c) = (relay(), open("a"), open("b"), open_as("c", Knows(b"another")));
+    join(&a, &[&relay]).await;
+    b.join_mesh(MeshConfig { identity: Some("b.alias".into()), ..at(&[&relay]) }, HANG)
+        .await
+        .unwrap();
+    join(&c, &[&relay]).await;
+    assert_eq!(a.mesh_nodes().await.unwrap(), ["a", "b", "b.alias"]);
+    assert_eq!(c.mesh_nodes().await.unwrap(), ["c"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_node_keeps_its_name_and_a_dead_one_is_succeeded() {
+    let (relay, b, other) = (relay(), open("b"), open("b"));
+    join(&b, &[&relay]).await;
+    match other.join_mesh(at(&[&relay]), HANG).await {
+        Err(JoinError::NameTaken(name)) => assert_eq!(name, "b"),
+        other => panic!("{other:?}"),
+    }
+    // It goes without a word, as a killed container does.
+    drop(b);
+    soon("a succession", async {
+        while other.join_mesh(at(&[&relay]), HANG).await.is_err() {}
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_says_why_it_refuses() {
+    let (relay, a) = (open(""), open("a"));
+    let realms = HashMap::from([
+        ("realm".to_string(), RealmAccess::Tokens(vec![b"sesame".to_vec()])),
+        ("open".to_string(), RealmAccess::Open),
+    ]);
+    relay.start_relay(RelayConfig { realms: Some(realms), ..RelayConfig::default() }).unwrap();
+    let config = at(&[&relay]);
+    let refused = RelayError::Refused;
+    assert_eq!(join_error(&a, config.clone(), HANG).await, refused(Refusal::Token));
+    let other = MeshConfig { realm: "other".into(), ..config.clone() };
+    assert_eq!(join_error(&a, other, HANG).await, refused(Refusal::UnknownRealm));
+    let right = MeshConfig { token: b"sesame".to_vec(), ..config.clone() };
+    a.join_mesh(right, HANG).await.unwrap();
+    a.join_mesh(MeshConfig { realm: "open".into(), ..config }, HANG).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_relay_is_told_by_kind() {
+    let (node, a) = (open("b"), open("a"));
+    assert_eq!(join_error(&a, at(&[&node]), HANG).await, RelayError::NoRelayHere);
+    let (server, web) = foreign_server(&[b"h3"]);
+    let _serving = tokio::spawn(async move {
+        while let Some(incoming) = server.accept().await {
+            let _ = incoming.await;
+        }
+    });
+    let at_port = |port| MeshConfig { relays: vec![url("127.0.0.1", port)], ..at(&[]) };
+    match join_error(&a, at_port(web.port()), HANG).await {
+        RelayError::NotARelay(_) => {}
+        other => panic!("{other:?}"),
+    }
+    let (_silent, silent) = udp().await;
+    let why = join_error(&a, at_port(silent.port()), SHORT).await;
+    assert!(matches!(why, RelayError::Timeout | RelayError::Trying), "{why:?}");
+    let unknown = MeshConfig { relays: vec![url("nowhere.invalid", 4433)], ..at(&[]) };
+    let why = join_error(&a, unknown, SHORT).await;
+    assert!(matches!(why, RelayError::Name(_) | RelayError::Trying), "{why:?}");
+}

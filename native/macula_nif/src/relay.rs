@@ -1,0 +1,98 @@
+//! The relay of an endpoint, for Erlang.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use macula_core::relay::limits::Limits;
+use macula_net::{RealmAccess, RelayConfig};
+use rustler::{Binary, Encoder, Env, Error, NifMap, NifResult, ResourceArc, Term};
+
+use crate::atoms;
+use crate::endpoint::{EndpointResource, counts};
+use crate::measure::measured;
+use crate::runtime;
+use crate::term::{File, Given, Text, error, file_error};
+
+#[derive(NifMap)]
+struct Options<'a> {
+    realms: Term<'a>,
+    nodes_per_realm: Term<'a>,
+    bytes_per_node: Term<'a>,
+    datagrams_per_node: Term<'a>,
+    bytes_per_realm: Term<'a>,
+    datagrams_per_realm: Term<'a>,
+}
+
+impl Options<'_> {
+    fn config(&self) -> NifResult<RelayConfig> {
+        let count = |term: &Term<'_>| Ok::<_, Error>(term.decode::<Given<u64>>()?.0);
+        let realms: Given<Vec<(Term<'_>, Term<'_>)>> = self.realms.decode()?;
+        let realms = realms.0.map(|realms| {
+            let realm = |(name, access): &(Term<'_>, Term<'_>)| {
+                Ok((name.decode::<Text>()?.0, realm_access(*access)?))
+            };
+            realms.iter().map(realm).collect::<NifResult<HashMap<_, _>>>()
+        });
+        let nodes = count(&self.nodes_per_realm)?;
+        Ok(RelayConfig {
+            realms: realms.transpose()?,
+            nodes_per_realm: nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)),
+            per_node: Limits {
+                bytes: count(&self.bytes_per_node)?,
+                datagrams: count(&self.datagrams_per_node)?,
+            },
+            per_realm: Limits {
+                bytes: count(&self.bytes_per_realm)?,
+                datagrams: count(&self.datagrams_per_realm)?,
+            },
+        })
+    }
+}
+
+/// `open`, `{tokens, [Token]}` or `{cacertfile, File}`.
+fn realm_access(term: Term<'_>) -> NifResult<RealmAccess> {
+    if term.decode::<rustler::Atom>().is_ok_and(|atom| atom == atoms::open()) {
+        return Ok(RealmAccess::Open);
+    }
+    let (kind, value): (rustler::Atom, Term<'_>) = term.decode()?;
+    if kind == atoms::tokens() {
+        let tokens: Vec<Binary<'_>> = value.decode()?;
+        return Ok(RealmAccess::Tokens(tokens.iter().map(|token| token.to_vec()).collect()));
+    }
+    Ok(RealmAccess::Authority(value.decode::<File>()?.0))
+}
+
+/// Reads files.
+#[rustler::nif(schedule = "DirtyIo")]
+fn relay_start<'a>(
+    env: Env<'a>,
+    endpoint: ResourceArc<EndpointResource>,
+    options: Term<'a>,
+) -> NifResult<Term<'a>> {
+    measured!("relay_start", dirty);
+    let options: Options<'a> = options.decode().map_err(|_| Error::BadArg)?;
+    Ok(match endpoint.endpoint.start_relay(options.config()?) {
+        Ok(()) => atoms::ok().encode(env),
+        Err(file) => error(env, file_error(env, &file)),
+    })
+}
+
+/// Tells the relay's nodes that it goes, and ends their attachments after `grace` ms.
+#[rustler::nif]
+fn relay_stop(endpoint: ResourceArc<EndpointResource>, grace: u64) -> rustler::Atom {
+    measured!("relay_stop", normal);
+    let endpoint = endpoint.endpoint.clone();
+    if let Some(runtime) = runtime::running() {
+        runtime.spawn(async move { endpoint.stop_relay(Duration::from_millis(grace)).await });
+    }
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn relay_stats<'a>(env: Env<'a>, endpoint: ResourceArc<EndpointResource>) -> NifResult<Term<'a>> {
+    measured!("relay_stats", normal);
+    match endpoint.endpoint.relay_counters() {
+        None => Ok(atoms::undefined().encode(env)),
+        Some(counters) => counts(env, counters),
+    }
+}
