@@ -3,19 +3,24 @@
 -module(macula).
 
 -export([links/0, config/0, renew_certificates/0]).
+-export([join_mesh/1, leave_mesh/0, mesh_nodes/0, relays/0]).
+-export([start_relay/1, stop_relay/0, relay_stats/0]).
 -export([ensure_distributed/0, get_cookie/0, set_cookie/1, set_cookie/2, monitor_nodes/0,
          unmonitor_nodes/0]).
 
 -export_type([link_info/0]).
 
 -type link_info() ::
-        #{node := node(), path := direct, address := macula_nif:address(),
+        #{node := node(), path := direct | relay, relay => binary(),
+          address := macula_nif:address(),
           tls := binary(), rtt_us := non_neg_integer(),
           bytes_in := non_neg_integer(), bytes_out := non_neg_integer(),
           msgs_in := non_neg_integer(), msgs_out := non_neg_integer(),
           queue := non_neg_integer()}.
 
 %% @doc Every established distribution link of this node that runs over macula.
+%% `address' is where its datagrams go: to the node, or to the relay on the
+%% way, whose URL is then in `relay'.
 -spec links() -> [link_info()].
 links() ->
     lists:filtermap(fun with_node/1, macula_dist_endpoint:links()).
@@ -40,6 +45,66 @@ config() ->
 -spec renew_certificates() -> ok | {error, not_running | macula_nif:bad_file()}.
 renew_certificates() ->
     macula_dist_endpoint:renew_certificates().
+
+%% @doc Joins the mesh of these relays: from now on the nodes that joined it
+%% too are reached by name, through NATs and firewalls, as long as they share
+%% cookie and realm. Answers `ok' once a relay has accepted this node.
+%%
+%% Options, with their defaults: `relays' (required, a list of URLs), `realm'
+%% (<<"io.macula">>), `identity' (another name to be found under), `token'
+%% (where the relay asks for one), `tls_verify' (none), `cacertfile',
+%% `certfile', `keyfile', `timeout' (30000 ms), `reconnect_interval' (2000 ms),
+%% `reconnect_attempts' (15; then more slowly, for ever).
+%%
+%% Errors: {bad_option, Key, Expected, Got}; {not_a_macula_relay, Url};
+%% {relays_unreachable, [{Url, Reason}]}; {name_taken, Name}: a live node has
+%% it; {bad_file, File, Why}; {no_endpoint, Reason}: this VM does not run
+%% macula's distribution.
+-spec join_mesh(map()) -> ok | {error, macula_mesh:error()}.
+join_mesh(Options) ->
+    macula_mesh:join(Options).
+
+%% @doc Leaves the mesh. Links through relays end, others stay.
+-spec leave_mesh() -> ok.
+leave_mesh() ->
+    macula_mesh:leave().
+
+%% @doc The names of the nodes of this node's realm that share its cookie.
+-spec mesh_nodes() -> [binary()].
+mesh_nodes() ->
+    macula_mesh:nodes().
+
+%% @doc How this node stands with each relay; `undefined': no mesh is joined.
+-spec relays() -> undefined | [{Url :: binary(), macula_mesh:relay_state()}].
+relays() ->
+    macula_mesh:relays().
+
+%% @doc Makes this VM a relay, with or without distribution. It forwards what
+%% it cannot read.
+%%
+%% Options: `port' (default: the node's own, else 4433), `certfile' and
+%% `keyfile' (with a port of its own; default: self-signed), `realms'
+%% (#{Realm => open | {tokens, [Binary]} | {cacertfile, Path}}; default: all
+%% realms, openly, with a warning), and limits: `nodes_per_realm',
+%% `bytes_per_node', `datagrams_per_node', `bytes_per_realm',
+%% `datagrams_per_realm' (a second; default: none).
+%%
+%% Errors: {bad_option, Key, Expected, Got}; {port_in_use, Port};
+%% {bad_file, File, Why}; already_started.
+-spec start_relay(map()) -> ok | {error, term()}.
+start_relay(Options) ->
+    macula_relay:start(Options).
+
+%% @doc Stops the relay of this VM.
+-spec stop_relay() -> ok.
+stop_relay() ->
+    macula_relay:stop().
+
+%% @doc What the relay of this VM has forwarded and dropped, by reason, and how
+%% many nodes are attached; `undefined': there is none.
+-spec relay_stats() -> undefined | #{atom() => non_neg_integer()}.
+relay_stats() ->
+    macula_relay:stats().
 
 %% @doc Makes this VM a node when it is none yet: macula_host@Host, or with a
 %% suffix when that name is taken. Over macula when the VM was started with

@@ -3,7 +3,7 @@
 -module(macula_config).
 
 -export([load/0, read/1, settings/0, ports/1, format_error/1]).
--export([resolve/1, parse_address/1, nearest/2]).
+-export([resolve/1, parse_address/1, known_keys/2, nearest/2]).
 
 -export_type([sources/0, config/0, origin/0, setting/0, bad_option/0, target/0]).
 
@@ -24,6 +24,8 @@
                     cacertfile := {undefined | binary(), origin()},
                     certfile := {undefined | binary(), origin()},
                     keyfile := {undefined | binary(), origin()},
+                    mesh := {undefined | macula_mesh_options:mesh(), origin()},
+                    dist_mode := {all | relay, origin()},
                     peers := {#{node() => target()}, origin()}}.
 -type setting() :: #{key := atom(), value := term(), origin := origin()}.
 -type sources() :: #{node_port := default | inet:port_number(),
@@ -31,10 +33,10 @@
                      kernel := #{atom() => term()},
                      macula := #{atom() => term()}}.
 
--define(OS_ENV, ["MACULA_DIST_PORT"]).
+-define(OS_ENV, ["MACULA_DIST_PORT", "MACULA_RELAYS", "MACULA_DIST_MODE"]).
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
--define(MACULA_ENV, [peers, dist, cookie, cluster]).
+-define(MACULA_ENV, [peers, dist, cookie, cluster, mesh]).
 -define(DIST_KEYS, [port, port_range, interface, advertise, threads,
                     tls_verify, cacertfile, certfile, keyfile]).
 
@@ -117,7 +119,9 @@ resolve_all(#{macula := Env} = Sources, Dist) ->
       tls_verify => first([{Dist, tls_verify, dist}], fun tls_verify/2, none),
       cacertfile => first([{Dist, cacertfile, dist}], fun file_name/2, undefined),
       certfile => first([{Dist, certfile, dist}], fun file_name/2, undefined),
-      keyfile => first([{Dist, keyfile, dist}], fun file_name/2, undefined)}.
+      keyfile => first([{Dist, keyfile, dist}], fun file_name/2, undefined),
+      mesh => mesh(Sources),
+      dist_mode => first([{os(Sources), "MACULA_DIST_MODE", os}], fun dist_mode/2, all)}.
 
 %% Options that mean nothing alone. A CA without verify_peer would look like
 %% protection that is not there.
@@ -138,6 +142,8 @@ dist(#{macula := #{dist := Dist}}) -> throw({bad_option, dist, map, Dist});
 dist(_) -> #{}.
 
 kernel(#{kernel := Env}) -> Env.
+
+os(#{os_env := Env}) -> Env.
 
 %% A port given by name outranks ranges, wherever each was given. Every source
 %% is checked, so that a typo in one that is overruled is still found.
@@ -168,6 +174,24 @@ origin(os, Key) -> {os_env, Key};
 origin(kernel, Key) -> {app_env, kernel, Key};
 origin(macula, Key) -> {app_env, macula, Key};
 origin(dist, Key) -> {app_env, macula, {dist, Key}}.
+
+%% The relays of the environment take the place of those in sys.config: who
+%% deploys a release knows where they are.
+mesh(#{os_env := #{"MACULA_RELAYS" := Text}, macula := Env}) ->
+    Relays = macula_mesh_options:relays("MACULA_RELAYS", Text),
+    Urls = [Url || {Url, _, _} <- Relays],
+    {mesh(mesh, (maps:get(mesh, Env, #{}))#{relays => Urls}), {os_env, "MACULA_RELAYS"}};
+mesh(#{macula := Env}) ->
+    first([{Env, mesh, macula}], fun mesh/2, undefined).
+
+mesh(_, Options) ->
+    case macula_mesh_options:mesh(Options) of
+        {ok, Mesh} -> Mesh;
+        {error, Bad} -> throw(Bad)
+    end.
+
+dist_mode(_, "relay") -> relay;
+dist_mode(Key, Got) -> throw({bad_option, Key, {one_of, ["relay"]}, Got}).
 
 %% Types.
 
@@ -276,6 +300,8 @@ text(_) ->
 
 %% Unknown keys name the nearest known one.
 
+%% @doc Throws the first key that is none of these.
+-spec known_keys(#{term() => term()}, [atom(), ...]) -> ok.
 known_keys(Env, Known) ->
     case maps:to_list(maps:without(Known, Env)) of
         [] -> ok;
@@ -323,7 +349,11 @@ expected(node_name) -> "a node name";
 expected(file_name) -> "the name of a file";
 expected({one_of, Values}) -> io_lib:format("one of ~tp", [Values]);
 expected(map) -> "a map";
+expected(relay_urls) -> "a list of relay URLs, such as [<<\"https://relay.example.org:4433\">>]";
+expected(relay_url) -> "a relay URL, such as <<\"https://relay.example.org:4433\">>";
+expected(realm_access) -> "open, {tokens, [Token]} or {cacertfile, File}";
 expected(Other) -> io_lib:format("~tp", [Other]).
 
+setting(port) -> "a port of the relay's own, port => Port";
 setting({Key, Value}) -> io_lib:format("~tp => ~tp", [Key, Value]);
 setting(Key) -> io_lib:format("~tp", [Key]).

@@ -7,6 +7,8 @@
          endpoint_close/1, endpoint_links/1, endpoint_stats/1, endpoint_cookie/3,
          endpoint_identity/1, endpoint_renew/1]).
 -export([dial/2, dial_cancel/1]).
+-export([mesh_join/2, mesh_leave/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
+-export([relay_start/2, relay_stop/2, relay_stats/1]).
 -export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_credit/2, link_send/2,
          link_tick/1, link_stat/1, link_close/1]).
@@ -115,12 +117,40 @@ endpoint_stats(Endpoint) -> load_and(endpoint_stats, [Endpoint]).
 
 %% Dialling: the caller gets {macula_dial, Id, {ok, Link} | {error, Attempts}}.
 
--spec dial(endpoint(), #{id := integer(), addresses := [address()], target := binary(),
+-spec dial(endpoint(), #{id := integer(), addresses := [address() | mesh], target := binary(),
                          name := binary(), cookie := binary(), timeout := pos_integer()}) -> {ok, dial()}.
 dial(Endpoint, Request) -> load_and(dial, [Endpoint, Request]).
 
 -spec dial_cancel(dial()) -> ok.
 dial_cancel(Dial) -> load_and(dial_cancel, [Dial]).
+
+%% The mesh: the caller gets {macula_mesh, Id, ok | {error, Reason}} and
+%% {macula_mesh_nodes, Id, undefined | [Name]}; the owner of the endpoint gets
+%% {macula_relay, Url, State}.
+
+-spec mesh_join(endpoint(), #{atom() => term()}) -> ok | {error, closed}.
+mesh_join(Endpoint, Options) -> load_and(mesh_join, [Endpoint, Options]).
+
+-spec mesh_leave(endpoint(), Id :: integer()) -> ok | {error, closed}.
+mesh_leave(Endpoint, Id) -> load_and(mesh_leave, [Endpoint, Id]).
+
+-spec mesh_relays(endpoint()) -> undefined | [{Url :: binary(), macula_mesh:relay_state()}].
+mesh_relays(Endpoint) -> load_and(mesh_relays, [Endpoint]).
+
+-spec mesh_nodes(endpoint(), Id :: integer()) -> ok | {error, closed}.
+mesh_nodes(Endpoint, Id) -> load_and(mesh_nodes, [Endpoint, Id]).
+
+-spec mesh_tunnels(endpoint()) -> [{Id :: binary(), macula_dist_relay:metrics()}].
+mesh_tunnels(Endpoint) -> load_and(mesh_tunnels, [Endpoint]).
+
+-spec relay_start(endpoint(), #{atom() => term()}) -> ok | {error, bad_file()}.
+relay_start(Endpoint, Options) -> load_and(relay_start, [Endpoint, Options]).
+
+-spec relay_stop(endpoint(), GraceMs :: non_neg_integer()) -> ok.
+relay_stop(Endpoint, GraceMs) -> load_and(relay_stop, [Endpoint, GraceMs]).
+
+-spec relay_stats(endpoint()) -> undefined | #{atom() => non_neg_integer()}.
+relay_stats(Endpoint) -> load_and(relay_stats, [Endpoint]).
 
 %% Link: one peer.
 

@@ -19,7 +19,7 @@
                deadline :: integer(),
                resolvers :: #{pid() => macula_dist_resolver:source()},
                dials = #{} :: #{integer() => {macula_nif:dial(), macula_dist_resolver:source()}},
-               tried = [] :: [macula_nif:address()],
+               tried = [] :: [macula_nif:address() | mesh],
                failures = [] :: [macula_dist_log:attempt()]}).
 
 %% @doc Races for a link and gives it to `Adopt', whose answer is the result.
@@ -37,10 +37,10 @@ connect(Request, Adopt) ->
         {Race, Result} -> Result
     end.
 
-run(#{node := Node, parts := Parts, timeout := Timeout} = Request, Adopt) ->
+run(#{endpoint := Endpoint, node := Node, parts := Parts, timeout := Timeout} = Request, Adopt) ->
     Race = #race{request = Request,
                  deadline = now_ms() + Timeout,
-                 resolvers = macula_dist_resolver:start(Node, Parts, Timeout)},
+                 resolvers = macula_dist_resolver:start(Endpoint, Node, Parts, Timeout)},
     case loop(Race) of
         {ok, Link} -> {ok, Adopt(Link)};
         {error, _} = Error -> Error
@@ -65,9 +65,11 @@ dialled({ok, Link}, _, #race{dials = Others}) ->
     cancel(Others),
     {ok, Link};
 dialled({error, Reasons}, Source, #race{failures = Failures} = Race) ->
-    New = [#{source => Source, address => Address, reason => Reason}
-           || {Address, Reason} <- Reasons],
+    New = [failure(Source, Address, Reason) || {Address, Reason} <- Reasons],
     loop(Race#race{failures = lists:reverse(New, Failures)}).
+
+failure(Source, mesh, Reason) -> #{source => Source, reason => Reason};
+failure(Source, Address, Reason) -> #{source => Source, address => Address, reason => Reason}.
 
 candidates({error, Reason}, Source, #race{failures = Failures} = Race) ->
     Race#race{failures = [#{source => Source, reason => Reason} | Failures]};

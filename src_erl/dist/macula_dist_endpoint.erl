@@ -8,7 +8,8 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
+-export([start_link/0, listen/2, accept/2, close/1, dialling/0, opened/0,
+         named/1, address/0, identity/0,
          links/0, stats/0, renew_certificates/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
@@ -57,6 +58,11 @@ close(Handle) ->
 -spec dialling() -> {ok, macula_nif:endpoint()} | {error, term()}.
 dialling() ->
     call(dialling).
+
+%% @doc The endpoint, if one is open.
+-spec opened() -> {ok, macula_nif:endpoint()} | {error, not_running}.
+opened() ->
+    call(opened).
 
 %% @doc The peer that was dialled first gave this node its name.
 -spec named(node()) -> ok.
@@ -144,6 +150,12 @@ handle_info({macula_cookie, Question, Name}, #open{endpoint = Endpoint} = State)
 handle_info({macula_refused, Address, Name, Reason}, State) ->
     macula_dist_log:refused(Address, Name, Reason),
     {noreply, State};
+handle_info({macula_relay, Url, Relay}, State) ->
+    macula_dist_log:relay(Url, Relay),
+    {noreply, State};
+handle_info({macula_mesh, _, {error, Reason}}, State) ->
+    macula_dist_log:note(mesh_not_joined, Reason),
+    {noreply, State};
 handle_info({macula_certificate, News}, State) ->
     macula_dist_log:certificate(News),
     {noreply, State};
@@ -170,6 +182,10 @@ answer(dialling, #open{endpoint = Endpoint} = State) ->
     {{ok, Endpoint}, State};
 answer(dialling, closed) ->
     dial_only(open(<<>>, #{port => default}));
+answer(opened, #open{endpoint = Endpoint} = State) ->
+    {{ok, Endpoint}, State};
+answer(opened, closed) ->
+    {{error, not_running}, closed};
 answer(address, #open{endpoint = Endpoint, advertise = Advertise, handle = Handle} = State)
   when Handle =/= undefined ->
     {{ok, told(Advertise, macula_nif:endpoint_address(Endpoint))}, State};
@@ -232,7 +248,7 @@ configured(_, {error, _} = Error) ->
     Error;
 configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
     #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _},
-      cacertfile := {Authorities, _}} = Config,
+      cacertfile := {Authorities, _}, mesh := {Mesh, _}} = Config,
     Ports = ports(Name, Choice),
     case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
                                     name => Name, threads => Threads,
@@ -243,6 +259,7 @@ configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
                                     well_known_port => well_known_port(Name, Origin)}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
+            ok = macula_mesh:enter(Endpoint, Mesh),
             {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise}};
         {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
         {error, _} = Error -> Error

@@ -4,8 +4,8 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, refused/3, certificate/1, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
--export([let_through/0]).
+-export([init/0, refused/3, certificate/1, unreachable/2, relay/2, listen_failed/2, illegal_name/2, note/2, format/1]).
+-export([let_through/0, relay_reason/1]).
 
 -export_type([attempt/0]).
 
@@ -37,6 +37,13 @@ init() ->
 unreachable(Node, Attempts) ->
     %% They come in the order they ended in, and must not look new for that.
     warn_once(Node, #{event => unreachable, node => Node, attempts => lists:sort(Attempts)}).
+
+%% @doc This node stands with a relay in another way now.
+-spec relay(binary(), macula_mesh:relay_state()) -> ok.
+relay(Url, {down, Reason}) ->
+    warn_once({relay, Url}, #{event => relay_down, relay => Url, reason => Reason});
+relay(Url, State) ->
+    ?LOG_NOTICE(#{event => relay, relay => Url, state => State}, metadata()).
 
 %% @doc A stranger was turned away.
 -spec refused(macula_nif:address(), binary(), atom() | {atom(), atom()}) -> ok.
@@ -165,6 +172,12 @@ remember(About, Hash, Now) ->
 format(#{event := unreachable, node := Node, attempts := Attempts}) ->
     {"macula: cannot reach ~ts: ~ts. ~ts",
      [Node, lists:join("; ", [attempt(A) || A <- Attempts]), advice(Node, Attempts)]};
+format(#{event := relay_down, relay := Url, reason := Reason}) ->
+    {"macula: not attached to the relay ~ts: ~ts. It is tried again", [Url, relay_reason(Reason)]};
+format(#{event := relay, relay := Url, state := {attached, Observed}}) ->
+    {"macula: attached to the relay ~ts, which sees this node at ~ts", [Url, address(Observed)]};
+format(#{event := relay, relay := Url, state := draining}) ->
+    {"macula: the relay ~ts is about to go", [Url]};
 format(#{event := illegal_name, node := Node, reason := Error}) ->
     {"macula: cannot dial ~ts: ~ts", [Node, macula_dist_name:format_error(Error)]};
 format(#{event := refused, address := Address, reason := {own_certificate, _} = Reason}) ->
@@ -203,6 +216,25 @@ address({Ip, Port}) when tuple_size(Ip) =:= 8 ->
 address({Ip, Port}) ->
     [inet:ntoa(Ip), ":", integer_to_list(Port)].
 
+%% @doc Why this node is not attached to a relay.
+-spec relay_reason(term()) -> iodata().
+relay_reason(trying) -> "no answer yet";
+relay_reason({no_address, Text}) -> ["its host has no address: ", Text];
+relay_reason({not_a_relay, Text}) -> ["it is no macula relay: ", Text];
+relay_reason(no_relay_started) ->
+    "a macula node lives there, but no relay: start it with macula:start_relay/1";
+relay_reason({refused, unknown_realm}) -> "it does not serve this realm";
+relay_reason({refused, token}) -> "it wants another token for this realm (option token)";
+relay_reason({refused, certificate}) ->
+    "it wants a certificate of the realm's CA (options certfile and keyfile)";
+relay_reason({refused, full}) -> "it has as many nodes as it takes";
+relay_reason({refused, replaced}) -> "this node has attached again";
+relay_reason({certificate, wrong_name}) -> "its certificate does not name its host";
+relay_reason({lost, Text}) -> Text;
+relay_reason(Reason) -> reason(Reason).
+
+reason(no_mesh) -> "no mesh is joined: macula:join_mesh/1";
+reason(not_in_mesh) -> "no relay knows of it under this node's cookie in this realm";
 reason(timeout) -> "did not answer in time";
 reason(not_found) -> "not known there";
 reason(nxdomain) -> "no such host";
@@ -286,6 +318,8 @@ general_advice(Node) ->
 
 %% What a peer that answered gives away.
 check({refused, proof}) -> ["Check that erlang:get_cookie() is the same on both nodes."];
+check(not_in_mesh) ->
+    ["Check that it has joined the mesh, and that cookie and realm are the same on both nodes."];
 check({refused, name_taken}) -> ["Check that no other node runs under this node's name."];
 check({certificate, not_yet_valid}) -> ["Check the clocks of both hosts."];
 check({own_certificate, not_yet_valid}) -> ["Check the clocks of both hosts."];

@@ -2,18 +2,31 @@
 %% its own, so that a slow one does not hold up the others.
 -module(macula_dist_resolver).
 
--export([start/3]).
+-export([start/4]).
 
 -export_type([source/0]).
 
--type source() :: peers | registry | discovery | name | dns | dns6.
--type found() :: {ok, [macula_nif:address()]} | {error, term()}.
+-type source() :: peers | registry | discovery | name | dns | dns6 | mesh.
+-type found() :: {ok, [macula_nif:address() | mesh]} | {error, term()}.
+
+%% A way through a relay is there at once and costs more for as long as the link
+%% lives: what is within reach should be reached directly. As for the families
+%% of addresses in RFC 8305, 5.
+-define(HEAD_START_MS, 250).
 
 %% @doc Starts the resolvers, linked to the caller, which gets from each
 %% {candidates, Resolver, found()} once.
--spec start(node(), macula_dist_name:parts(), timeout()) -> #{pid() => source()}.
-start(Node, Parts, Timeout) ->
-    maps:from_list([{ask(self(), Ask), Source} || {Source, Ask} <- sources(Node, Parts, Timeout)]).
+-spec start(macula_nif:endpoint(), node(), macula_dist_name:parts(), timeout()) ->
+          #{pid() => source()}.
+start(Endpoint, Node, Parts, Timeout) ->
+    Sources = sources(mode(), macula_mesh:is_joined(Endpoint), Node, Parts, Timeout),
+    maps:from_list([{ask(self(), Ask), Source} || {Source, Ask} <- Sources]).
+
+mode() ->
+    case macula_config:read(default) of
+        {ok, #{dist_mode := {Mode, _}}} -> Mode;
+        {error, _} -> all
+    end.
 
 ask(Caller, Ask) ->
     spawn_link(fun() -> Caller ! {candidates, self(), attempt(Ask)} end).
@@ -27,7 +40,18 @@ attempt(Ask) ->
         Class:Reason -> {error, {Class, Reason}}
     end.
 
-sources(Node, Parts, Timeout) ->
+sources(relay, _, _, _, _) ->
+    %% The user wants no other way, joined or not.
+    mesh(0);
+sources(all, true, Node, Parts, Timeout) ->
+    mesh(?HEAD_START_MS) ++ addresses(Node, Parts, Timeout);
+sources(all, false, Node, Parts, Timeout) ->
+    addresses(Node, Parts, Timeout).
+
+mesh(After) ->
+    [{mesh, fun() -> timer:sleep(After), {ok, [mesh]} end}].
+
+addresses(Node, Parts, Timeout) ->
     configured(Node, Timeout)
         ++ [{registry, fun() -> registered(Node) end}]
         ++ discovered(macula_dist_discovery:addresses(Node))

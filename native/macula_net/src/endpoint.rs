@@ -238,24 +238,29 @@ impl Endpoint {
     /// # Errors
     /// See [`JoinError`].
     pub async fn join_mesh(&self, config: MeshConfig, limit: Duration) -> Result<(), JoinError> {
-        self.leave_mesh();
+        self.leave_mesh().await;
         let no_cookie = |_| JoinError::Key("the node gave no cookie".into());
         let cookie = self.shared.node.cookie("").await.map_err(no_cookie)?;
         let (keep, deadline) = (config.keep, tokio::time::Instant::now() + limit);
         let mesh = Mesh::enter(&self.shared, config, cookie).await?;
-        if let Some(former) = self.shared.mesh.write().replace(mesh.clone()) {
+        let former = self.shared.mesh.write().replace(mesh.clone());
+        if let Some(former) = former {
+            // Somebody else joined meanwhile.
             former.leave();
         }
         let joined = mesh.wait_until_held(deadline).await;
         if joined.is_err() && !keep {
-            self.leave_mesh();
+            self.leave_mesh().await;
         }
         joined
     }
 
-    /// Leaves the mesh, if one is joined. Links through it end.
-    pub fn leave_mesh(&self) {
-        if let Some(mesh) = self.shared.mesh.write().take() {
+    /// Leaves the mesh, if one is joined. Links through it close: what was sent is still
+    /// delivered, within a bound.
+    pub async fn leave_mesh(&self) {
+        let mesh = self.shared.mesh.write().take();
+        if let Some(mesh) = mesh {
+            let _ = tokio::time::timeout(SHUT_DOWN, self.shared.close_relayed_links()).await;
             mesh.leave();
         }
     }
@@ -339,7 +344,7 @@ impl Endpoint {
         self.shared.well_known.close().await;
         self.shared.open_links().iter().for_each(|link| link.close());
         let _ = tokio::time::timeout(SHUT_DOWN, self.shared.links_closed()).await;
-        self.leave_mesh();
+        self.leave_mesh().await;
         if let Some(relay) = self.shared.relay.write().take() {
             relay.hang_up();
         }
@@ -364,7 +369,9 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         self.shared.closing.store(true, Relaxed);
         self.shared.well_known.hang_up();
-        self.leave_mesh();
+        if let Some(mesh) = self.shared.mesh.write().take() {
+            mesh.leave();
+        }
         self.shared.quinn.close(VarInt::from_u32(0), b"closed");
         self.shared.closed.send_replace(true);
     }
@@ -416,7 +423,23 @@ impl Shared {
 
     /// Whether a link goes through a relay.
     pub(crate) fn has_relayed_links(&self) -> bool {
-        self.open_links().iter().any(|link| mesh::is_label(&link.label()))
+        !self.relayed_links().is_empty()
+    }
+
+    fn relayed_links(&self) -> Vec<Arc<Link>> {
+        let links = self.open_links().into_iter();
+        links.filter(|link| mesh::is_label(&link.label())).collect()
+    }
+
+    /// Closes the links that go through relays, and returns when their goodbyes are said.
+    async fn close_relayed_links(&self) {
+        let links = self.relayed_links();
+        links.iter().for_each(|link| link.close());
+        for link in links {
+            link.closed().await;
+        }
+        // The goodbyes still have to leave the attachments.
+        tokio::time::sleep(CLOSED_YET * 10).await;
     }
 
     /// Resolves when no connection is open but those that serve the mesh.

@@ -297,6 +297,11 @@ impl Link {
         self.state.ended(Closed::Local);
     }
 
+    /// Returns when the link's connection is closed.
+    pub(crate) async fn closed(&self) {
+        self.state.connection.closed().await;
+    }
+
     /// Whether anything comes from the peer within `limit` of being asked.
     pub(crate) async fn answers(&self, limit: Duration) -> bool {
         let received = || self.state.connection.stats().udp_rx.datagrams;

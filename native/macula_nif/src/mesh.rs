@@ -89,11 +89,19 @@ fn mesh_join<'a>(
     Ok(atoms::ok().encode(env))
 }
 
+/// The caller gets `{macula_mesh, Id, ok}`.
 #[rustler::nif]
-fn mesh_leave(endpoint: ResourceArc<EndpointResource>) -> rustler::Atom {
+fn mesh_leave(env: Env<'_>, endpoint: ResourceArc<EndpointResource>, id: i64) -> Term<'_> {
     measured!("mesh_leave", normal);
-    endpoint.endpoint.leave_mesh();
-    atoms::ok()
+    let (endpoint, caller) = (endpoint.endpoint.clone(), env.pid());
+    let Some(runtime) = runtime::running() else {
+        return error(env, atoms::closed());
+    };
+    runtime.spawn(async move {
+        endpoint.leave_mesh().await;
+        post(caller, move |env| (atoms::macula_mesh(), id, atoms::ok()).encode(env));
+    });
+    atoms::ok().encode(env)
 }
 
 #[rustler::nif]

@@ -1,0 +1,312 @@
+%% Nodes that cannot reach each other directly, and one cluster all the same: through a relay, for whoever has the cookie
+%% and the realm, and nobody else.
+-module(macula_mesh_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
+-export([three_lines_behind_nats/1, joined_by_environment/1, relay_of_a_node/1, outlives_its_relay/1,
+         large_messages/1, other_cookie_or_realm/1, says_why_not/1, name_taken/1, started_again/1, tokens/1,
+         leaves/1, joins_again_under_another_name/1]).
+
+-import(macula_test_node, [call/2, call/4, name/1, unique/1, wait_until/1, has_said/2, await_said/3]).
+
+-define(URL, <<"https://p.lab:4433">>).
+-define(SAID_MS, 10_000).
+
+suite() ->
+    [{timetrap, {minutes, 5}}].
+
+all() ->
+    [three_lines_behind_nats, joined_by_environment, relay_of_a_node, outlives_its_relay, large_messages,
+     other_cookie_or_realm, says_why_not, name_taken, started_again, tokens, leaves, joins_again_under_another_name].
+
+init_per_suite(Config) ->
+    case netlab:requires() of
+        ok -> Config;
+        Skip -> Skip
+    end.
+
+end_per_suite(_) ->
+    ok.
+
+end_per_testcase(_, Config) ->
+    macula_test_node:stop_all(),
+    netlab:stop_all(Config).
+
+%% Each behind a NAT that no hole can be punched through, with the relay in public.
+three_lines_behind_nats(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    Relay = relay(Lab, p),
+    [A, B] = Nodes = [node_on(Lab, Host) || Host <- [a, b]],
+    ?assertEqual(pang, ping(A, B)),
+    [ok = join(Node, #{}) || Node <- Nodes],
+    ?assertEqual(pong, ping(A, B)),
+    ?assertEqual({hello, name(B)}, call(A, rpc, call, [name(B), erlang, apply, [fun() -> {hello, node()} end, []]])),
+    Group = call(B, fun() ->
+                            Member = spawn(fun() -> receive {From, Ref} -> From ! {Ref, node()} end end),
+                            {ok, _} = pg:start(mesh_scope),
+                            ok = pg:join(mesh_scope, group, Member),
+                            Member
+                    end),
+    ?assertEqual(name(B), call(A, fun() ->
+                                          {ok, _} = pg:start(mesh_scope),
+                                          await(fun() -> pg:get_members(mesh_scope, group) =:= [Group] end),
+                                          Ref = make_ref(),
+                                          Group ! {self(), Ref},
+                                          receive {Ref, Node} -> Node end
+                                  end)),
+    [#{node := There, path := relay, relay := ?URL, rtt_us := _}] = call(A, macula, links, []),
+    ?assertEqual(name(B), There),
+    ?assertEqual(lists:sort([atom_to_binary(name(Node)) || Node <- Nodes]), call(A, macula, mesh_nodes, [])),
+    [{_, #{bytes_out := Out, bytes_in := In, decrypt_failed := 0}}] = call(A, macula_dist_relay, get_tunnel_metrics, []),
+    ?assert(Out > 0 andalso In > 0),
+    #{nodes := 2, forwarded := Forwarded} = call(Relay, macula, relay_stats, []),
+    ?assert(Forwarded > 0),
+    Down = down_of(A, B),
+    macula_test_node:kill(B),
+    ?assertEqual(name(B), Down()).
+
+%% No code, and no other way.
+joined_by_environment(_) ->
+    Lab = netlab:start(lan, #{hosts => 3}),
+    [_, B, C] = netlab:hosts(Lab),
+    relay(Lab, hd(netlab:hosts(Lab)), #{port => 4711}),
+    Env = [{"MACULA_RELAYS", "https://a.lab:4711, quic://a.lab:4712"}, {"MACULA_DIST_MODE", "relay"}],
+    [Here, There] = [macula_test_node:start(unique("n"), #{within => netlab:within(Lab, Host),
+                                                           host => atom_to_list(Host), env => Env})
+                     || Host <- [B, C]],
+    wait_until(fun() -> ping(Here, There) =:= pong end),
+    ?assert(call(Here, macula_dist_relay, is_relay_mode, [])),
+    ?assertMatch([#{path := relay}], call(There, macula, links, [])),
+    #{value := #{relays := [_, _]}, origin := {os_env, "MACULA_RELAYS"}} = setting(mesh, call(Here, macula, config, [])).
+
+%% A node is the relay of others on its own port, and of itself.
+relay_of_a_node(_) ->
+    Lab = netlab:start(two_nats, #{nat => port_restricted}),
+    P = node_on(Lab, p),
+    ok = call(P, macula, start_relay, [#{}]),
+    wait_until(fun() -> has_said(P, "this relay is open") > 0 end),
+    [A, B] = Nodes = [node_on(Lab, Host) || Host <- [a, b]],
+    [ok = join(Node, #{}) || Node <- [P | Nodes]],
+    ?assertEqual(pong, ping(A, B)),
+    ?assertEqual(pong, ping(P, B)),
+    ?assertEqual(pong, ping(A, P)),
+    ?assertEqual([direct, relay], lists:sort([Path || #{path := Path} <- call(A, macula, links, [])])),
+    ?assertEqual({error, already_started}, call(P, macula, start_relay, [#{}])).
+
+%% What is sent while the relay is gone arrives when it is back, once, in order.
+outlives_its_relay(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    Relay = relay(Lab, p),
+    [A, B] = Nodes = [node_on(Lab, Host) || Host <- [a, b]],
+    [ok = join(Node, #{}) || Node <- Nodes],
+    ?assertEqual(pong, ping(A, B)),
+    Count = 2_000,
+    Collector = macula_test_node:cast(B, fun() -> collect(Count) end),
+    Sender = macula_test_node:cast(A, fun() ->
+                                              [begin Collector ! N, timer:sleep(2) end || N <- lists:seq(1, Count)],
+                                              receive stop -> ok end
+                                      end),
+    timer:sleep(500),
+    macula_test_node:kill(Relay),
+    timer:sleep(1_000),
+    relay(Lab, p),
+    ?assertEqual(lists:seq(1, Count), collected(B, Collector)),
+    ?assert(is_pid(Sender)),
+    ?assertEqual(0, has_said(A, "nodedown")),
+    ?assertEqual([name(B)], call(A, erlang, nodes, [])).
+
+large_messages(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    [A, B] = Nodes = [node_on(Lab, Host) || Host <- [a, b]],
+    [ok = join(Node, #{}) || Node <- Nodes],
+    [?assertEqual(erlang:md5(Data), call(A, rpc, call, [name(B), erlang, md5, [Data]]))
+     || Size <- [0, 1_000, 1_000_000, macula_test_node:full(100_000_000, 20_000_000)],
+        Data <- [rand:bytes(Size)]].
+
+other_cookie_or_realm(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    Relay = relay(Lab, p),
+    [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
+    Stranger = macula_test_node:start(unique("q"), #{within => netlab:within(Lab, q), host => "q.lab",
+                                                     domain => longnames, cookie => "another"}),
+    ok = join(A, #{}),
+    ok = join(B, #{realm => <<"elsewhere">>}),
+    ok = join(Stranger, #{}),
+    [?assertEqual(pang, ping(From, To)) || {From, To} <- [{A, B}, {B, A}, {A, Stranger}, {Stranger, A}]],
+    await_said(A, "no relay knows of it under this node's cookie in this realm", ?SAID_MS),
+    await_said(A, "Check that it has joined the mesh, and that cookie and realm are the same", ?SAID_MS),
+    ?assertEqual([atom_to_binary(name(A))], call(A, macula, mesh_nodes, [])),
+    %% Nobody was harmed.
+    ok = join(B, #{}),
+    ?assertEqual(pong, ping(A, B)),
+    ?assertMatch(#{nodes := 3}, call(Relay, macula, relay_stats, [])).
+
+says_why_not(_) ->
+    Lab = netlab:start(lan, #{hosts => 3}),
+    [A, B, C] = [macula_test_node:start(unique("n"), #{within => netlab:within(Lab, Host), host => atom_to_list(Host)})
+                 || Host <- netlab:hosts(Lab)],
+    Join = fun(Options) -> call(A, macula, join_mesh, [Options#{timeout => 2_000}]) end,
+    ?assertEqual({error, {bad_option, relay, {did_you_mean, relays}, []}}, Join(#{relay => []})),
+    ?assertMatch({error, {bad_option, relays, relay_urls, []}}, Join(#{})),
+    ?assertMatch({error, {bad_option, relays, relay_url, <<"b.lab">>}}, Join(#{relays => [<<"b.lab">>]})),
+    ?assertMatch({error, {bad_option, relays, relay_url, "ftp://b.lab:1"}}, Join(#{relays => ["ftp://b.lab:1"]})),
+    Node = <<"https://b.lab:4433">>,
+    ?assertEqual({error, {relays_unreachable, [{Node, no_relay_started}]}}, Join(#{relays => [Node]})),
+    Closed = <<"https://b.lab:4999">>,
+    ?assertEqual({error, {relays_unreachable, [{Closed, port_closed}]}}, Join(#{relays => [Closed]})),
+    Nowhere = <<"https://nowhere.lab:4433">>,
+    ?assertMatch({error, {relays_unreachable, [{Nowhere, {no_address, _}}]}}, Join(#{relays => [Nowhere]})),
+    ok = call(C, fun garbage/0),
+    Garbage = <<"https://c.lab:4700">>,
+    ?assertEqual({error, {not_a_macula_relay, Garbage}}, Join(#{relays => [Garbage], timeout => 8_000})),
+    ok = call(B, macula, start_relay, [#{}]),
+    Unnamed = #{relays => [Node], tls_verify => verify_peer},
+    case Join(Unnamed) of
+        {error, {relays_unreachable, [{Node, {certificate, unknown_issuer}}]}} -> ok;
+        %% A machine without any CA.
+        {error, {bad_option, cacertfile, _, _}} -> ok
+    end,
+    ?assertEqual(ok, Join(#{relays => [Node]})).
+
+name_taken(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    Name = unique("n"),
+    [A, B] = [macula_test_node:start(Name, #{within => netlab:within(Lab, Host), host => "same.lab",
+                                             domain => longnames}) || Host <- [a, b]],
+    ok = join(A, #{}),
+    ?assertEqual({error, {name_taken, atom_to_binary(name(A))}}, join(B, #{})),
+    ok = join(B, #{identity => <<"other">>, realm => <<"elsewhere">>}).
+
+%% A container that is killed and comes back with nothing but the cookie has its name again.
+started_again(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
+    [ok = join(Node, #{}) || Node <- [A, B]],
+    ?assertEqual(pong, ping(A, B)),
+    [Alive, _] = string:split(atom_to_list(name(B)), "@"),
+    macula_test_node:kill(B),
+    Again = macula_test_node:start(Alive, #{within => netlab:within(Lab, b), host => "b.lab", domain => longnames}),
+    ?assertEqual(name(B), name(Again)),
+    ok = join(Again, #{}),
+    wait_until(fun() -> ping(A, Again) =:= pong end),
+    ?assertEqual(call(Again, os, getpid, []), call(A, rpc, call, [name(B), os, getpid, []])).
+
+tokens(_) ->
+    Lab = netlab:start(two_nats, #{}),
+    Realms = #{<<"open">> => open, <<"closed">> => {tokens, [<<"sesame">>]}},
+    relay(Lab, p, #{port => 4433, realms => Realms}),
+    A = node_on(Lab, a),
+    Refused = fun(Why) -> {error, {relays_unreachable, [{?URL, {refused, Why}}]}} end,
+    ?assertEqual(Refused(unknown_realm), join(A, #{})),
+    ?assertEqual(Refused(token), join(A, #{realm => <<"closed">>})),
+    ?assertEqual(Refused(token), join(A, #{realm => <<"closed">>, token => <<"sesam">>})),
+    ?assertEqual(ok, join(A, #{realm => <<"closed">>, token => <<"sesame">>})),
+    ?assertEqual(ok, join(A, #{realm => "open"})).
+
+leaves(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    [A, B] = Nodes = [node_on(Lab, Host) || Host <- [a, b]],
+    [ok = join(Node, #{}) || Node <- Nodes],
+    ?assertEqual(pong, ping(A, B)),
+    Down = down_of(A, B),
+    ok = call(A, macula, leave_mesh, []),
+    ?assertEqual(name(B), Down()),
+    ?assertNot(call(A, macula_dist_relay, is_relay_mode, [])),
+    ?assertEqual(undefined, call(A, macula, relays, [])),
+    ?assertEqual(pang, ping(A, B)),
+    ok = join(A, #{}),
+    ?assertEqual(pong, ping(A, B)).
+
+joins_again_under_another_name(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    B = node_on(Lab, b),
+    A = macula_test_node:start(unique("a"), #{within => netlab:within(Lab, a), domain => none}),
+    Become = fun(Name) ->
+                     {ok, _} = call(A, net_kernel, start, [Name, #{name_domain => longnames}]),
+                     Cookie = call(B, erlang, get_cookie, []),
+                     true = call(A, erlang, set_cookie, [Cookie])
+             end,
+    Become('first@a.lab'),
+    [ok = join(Node, #{}) || Node <- [A, B]],
+    ?assertEqual(pong, call(B, net_adm, ping, ['first@a.lab'])),
+    ok = call(A, net_kernel, stop, []),
+    Become('second@a.lab'),
+    wait_until(fun() -> call(B, net_adm, ping, ['second@a.lab']) =:= pong end).
+
+%%% What the cases share
+
+relay(Lab, Host) ->
+    relay(Lab, Host, #{port => 4433}).
+
+%% A VM without distribution.
+relay(Lab, Host, Options) ->
+    Relay = macula_test_node:start(unique("relay"), #{within => netlab:within(Lab, Host), domain => none}),
+    ok = call(Relay, macula, start_relay, [Options]),
+    Relay.
+
+node_on(Lab, Host) ->
+    Name = atom_to_list(Host),
+    macula_test_node:start(unique(Name), #{within => netlab:within(Lab, Host), host => Name ++ ".lab",
+                                           domain => longnames}).
+
+join(Node, Options) ->
+    call(Node, macula, join_mesh, [maps:merge(#{relays => [?URL]}, Options)]).
+
+ping(From, To) ->
+    call(From, net_adm, ping, [name(To)]).
+
+%% Watches the node To from the node From; the result waits for its end.
+down_of(From, To) ->
+    Test = self(),
+    There = name(To),
+    _ = spawn_link(fun() ->
+                           Test ! {down, call(From, fun() ->
+                                                            monitor_node(There, true),
+                                                            receive {nodedown, Node} -> Node end
+                                                    end)}
+                   end),
+    fun() -> receive {down, Node} -> Node end end.
+
+setting(Key, Settings) ->
+    [Setting] = [Setting || #{key := K} = Setting <- Settings, K =:= Key],
+    Setting.
+
+%%% On the nodes
+
+collect(Count) ->
+    Numbers = [receive N when is_integer(N) -> N end || _ <- lists:seq(1, Count)],
+    receive {From, Ref} -> From ! {Ref, Numbers} end.
+
+collected(Node, Collector) ->
+    call(Node, fun() ->
+                       Ref = make_ref(),
+                       Collector ! {self(), Ref},
+                       receive {Ref, Numbers} -> Numbers after 60_000 -> timeout end
+               end).
+
+await(Condition) ->
+    Condition() orelse begin timer:sleep(20), await(Condition) end.
+
+%% A port that answers whatever comes with something else.
+garbage() ->
+    Self = self(),
+    _ = spawn(fun() ->
+                      {ok, Socket} = gen_udp:open(4700, [binary, {active, true}]),
+                      Self ! opened,
+                      answer(Socket)
+              end),
+    receive opened -> ok end.
+
+answer(Socket) ->
+    receive
+        {udp, Socket, Ip, Port, _} ->
+            _ = gen_udp:send(Socket, Ip, Port, <<"HTTP/1.1 400 Bad Request\r\n\r\n">>),
+            answer(Socket)
+    end.
