@@ -34,7 +34,7 @@
 
 -define(SCOPE, netlab).
 -define(KEEPER_MS, 60_000).
--define(TOOLS, ["ip", "nft", "conntrack", "sysctl", "tcpdump", "cargo", "unshare"]).
+-define(TOOLS, ["ip", "nft", "conntrack", "sysctl", "tcpdump", "unshare"]).
 
 -record(state, {id :: string(),
                 keeper :: port(),
@@ -57,6 +57,7 @@ requirements() ->
     [{"Linux", fun() -> os:type() =:= {unix, linux} end},
      {"root", fun() -> string:trim(os:cmd("id -u")) =:= "0" end}]
         ++ [{Tool ++ " (./dev setup)", fun() -> netlab_os:is_installed(Tool) end} || Tool <- ?TOOLS]
+        ++ [{"cargo", fun netlab_os:has_rust_programs/0}]
         %% In a container root may have neither.
         ++ [{"network namespaces", fun() -> succeeds(["unshare", "-n", "true"]) end},
             {"/dev/net/tun", fun() -> succeeds(["test", "-c", "/dev/net/tun"]) end}].
