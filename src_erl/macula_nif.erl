@@ -48,8 +48,8 @@ load() ->
     end.
 
 path() ->
-    case os:getenv("MACULA_NIF_PATH") of
-        false -> filename:join(priv_dir(), "macula_nif");
+    case os:getenv("MACULA_NIF_PATH", "") of
+        "" -> filename:join(priv_dir(), "macula_nif");
         Path -> filename:rootname(Path, ".so")
     end.
 

@@ -422,7 +422,9 @@ bad_option_at_run_time(_) ->
 %% Without the native library the node says which file is missing.
 missing_library(_) ->
     does_not_start(#{env => [{"MACULA_NIF_PATH", "/nowhere/macula_nif.so"}]},
-                   ["native library /nowhere/macula_nif", "could not be loaded"]).
+                   ["native library /nowhere/macula_nif", "could not be loaded"]),
+    %% An empty variable is none.
+    _ = start(unique("a"), #{env => [{"MACULA_NIF_PATH", ""}]}).
 
 %% A port in the node name that is none.
 illegal_own_name(_) ->
