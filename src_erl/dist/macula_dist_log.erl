@@ -105,7 +105,7 @@ listen_failed(Node, Reason) ->
 printed(Deadline) ->
     Printer = whereis(logger_simple_h),
     case is_pid(Printer) andalso process_info(Printer, [message_queue_len, current_function]) of
-        [{message_queue_len, 0}, {current_function, {logger_simple_h, loop, 1}}] ->
+        [{message_queue_len, 0}, {current_function, {logger_simple_h, loop, _}}] ->
             ok;
         [_ | _] ->
             receive after 5 -> ok end,
