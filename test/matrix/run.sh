@@ -49,7 +49,8 @@ isolated() {
     log=$logs/$2.log
     shift 2
     [ "$network" = own ] && set -- --net "$@"
-    unshare --mount --pid --fork --kill-child "$@" >"$log" 2>&1 </dev/null &
+    # What a shell starts in the background ignores interrupts, and so would every node of the tests.
+    env --default-signal=INT,QUIT unshare --mount --pid --fork --kill-child "$@" >"$log" 2>&1 </dev/null &
     running=$!
     wait "$running" && status=0 || status=$?
     running=
