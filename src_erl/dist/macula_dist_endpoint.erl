@@ -107,6 +107,7 @@ call(Request) ->
 init([]) ->
     process_flag(trap_exit, true),
     ok = macula_dist_log:init(),
+    ok = macula_dist_select:init(),
     {ok, closed}.
 
 -spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.
