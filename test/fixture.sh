@@ -54,6 +54,8 @@ files() {
 start() {
     out=$1
     shift
+    # There at once for who looks into it.
+    : >"$out"
     "$@" >"$out" 2>&1 </dev/null &
     pid=$!
     started="$started $pid"

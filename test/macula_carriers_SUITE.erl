@@ -7,7 +7,7 @@
 -include_lib("kernel/include/net_address.hrl").
 
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
--export([rule_decides/1, rule_changes/1, bad_rule_at_run_time/1, bad_rule_at_boot/1,
+-export([rule_decides/1, rule_changes/1, late_rule/1, bad_rule_at_run_time/1, bad_rule_at_boot/1,
          macula_not_last/1, restart_of_distribution/1, two_sites/1, mixed_cluster/1,
          crossing_dials/1, hidden/1, dist_listen_false/1, dynamic_name/1, rolling_move/1]).
 
@@ -21,7 +21,7 @@ suite() ->
     [{timetrap, {minutes, 3}}].
 
 all() ->
-    [rule_decides, rule_changes, bad_rule_at_run_time, bad_rule_at_boot, macula_not_last,
+    [rule_decides, rule_changes, late_rule, bad_rule_at_run_time, bad_rule_at_boot, macula_not_last,
      restart_of_distribution, two_sites, mixed_cluster, crossing_dials, hidden, dist_listen_false,
      dynamic_name, rolling_move].
 
@@ -100,6 +100,14 @@ rule_changes(_) ->
     ?assertEqual(tcp, protocol(A, B)),
     ?assertMatch([#{value := [{<<"b_*@*">>, inet_tcp}], origin := {app_env, macula, select}}],
                  [Setting || #{key := select} = Setting <- call(A, macula, config, [])]).
+
+%% A rule that is configured after distribution started counts from the start of the application on.
+late_rule(_) ->
+    A = node_with(both, "a", []),
+    ok = call(A, application, set_env, [macula, select, [{"*", inet_tcp}]]),
+    ?assertEqual(macula, call(A, macula, carrier, ['b@localhost'])),
+    {ok, _} = call(A, application, ensure_all_started, [macula]),
+    ?assertEqual(inet_tcp, call(A, macula, carrier, ['b@localhost'])).
 
 %% A mistake is named, and the former rule stays.
 bad_rule_at_run_time(_) ->

@@ -6,7 +6,7 @@
 %% rule is in a table, compiled.
 -module(macula_dist_select).
 
--export([init/0, use/1, carrier/1]).
+-export([init/0, configure/0, use/1, carrier/1]).
 -export([compile/2, decide/2, carriers/0, carriers/1]).
 
 -export_type([rule/0, carrier/0, compiled/0]).
@@ -17,15 +17,19 @@
 %% A pattern is what stands between its stars.
 -opaque compiled() :: [{[string(), ...], carrier()}].
 
-%% @doc Makes the table; its owner is the endpoint process. A bad rule is not
-%% used, and told by whatever reads the configuration next: listening and
-%% dialling do.
+%% @doc Makes the table; its owner is the endpoint process.
 -spec init() -> ok.
 init() ->
     _ = ets:new(?MODULE, [named_table, public, set, {read_concurrency, true}]),
     _ = is_asked_first(proto_dist())
         orelse macula_dist_log:note(not_asked_first, proto_dist()),
     ok = macula_config:load(),
+    configure().
+
+%% @doc Takes the rule of the configuration. A bad one is not used, and told by
+%% whatever reads the configuration next: listening and dialling do.
+-spec configure() -> ok.
+configure() ->
     case macula_config:read(default) of
         {ok, #{select := {Rule, _}}} -> use(Rule);
         {error, _} -> ok

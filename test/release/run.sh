@@ -50,6 +50,7 @@ shell_on() {
     command -v script >/dev/null || { echo "  SKIPPED, there is no script(1): $*"; return; }
     rm -f keyboard
     mkfifo keyboard
+    : >terminal
     # Open for reading as well, so that nothing waits for the other end.
     exec 3<>keyboard
     TERM=xterm script -qefc "$*" /dev/null >terminal 2>&1 <&3 3>&- &
@@ -173,6 +174,7 @@ mix_commands_running() {
     expect 0 out 3 "$rel/bin/shop" eval 'IO.puts(1 + 2)'
     expect 0 out pong "$rel/bin/macula_call" ping "$SHOP_NODE"
     expect 0 out 3 "$rel/bin/macula_call" "$SHOP_NODE" Elixir.Enum sum '[1,2]'
+    expect 0 out '{ok,{*,45434}}' "$rel/bin/macula_call" "$SHOP_NODE" macula_dist_endpoint address
     shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
 }
 
@@ -196,7 +198,7 @@ mix_() {
 
     state=stopped
     mix_commands_stopped
-    start foreground.log "$rel/bin/shop" start
+    start foreground.log env SHOP_PORT=45434 "$rel/bin/shop" start
     pid_a=$pid
     wait_for foreground.log "shop: $SHOP_NODE is up, code loading is embedded" 60 "$pid_a"
     state=running
