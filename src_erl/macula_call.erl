@@ -136,7 +136,7 @@ standard_io() ->
     whereis(user).
 
 raised(Node, Class, Reason, Stack) ->
-    Lines = erl_error:format_exception(Class, Reason, Stack, #{encoding => unicode}),
+    Lines = erl_error:format_exception(Class, Reason, Stack),
     complain(io_lib:format("on ~ts, ~ts", [Node, Lines])),
     ?RAISED.
 

@@ -7,6 +7,8 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck source=test/fixture.sh
 . "$root/test/fixture.sh"
 guide=$root/docs/guides/releases.md
+# What a shell on the node takes for one.
+export TERM=xterm
 home=${HOME:-/root}
 
 # A node in the background has no parent that could end it with us; only its path tells it apart.
@@ -53,7 +55,7 @@ shell_on() {
     : >terminal
     # Open for reading as well, so that nothing waits for the other end.
     exec 3<>keyboard
-    TERM=xterm script -qefc "$*" /dev/null >terminal 2>&1 <&3 3>&- &
+    script -qefc "$*" /dev/null >terminal 2>&1 <&3 3>&- &
     shell=$!
     started="$started $shell"
     wait_for terminal "$prompt" 60 "$shell"
@@ -65,6 +67,20 @@ shell_on() {
     wait "$shell" || true
     exec 3>&-
     row - "$input -> $answer" "$@"
+}
+
+# until_done WHAT LOG COMMAND: waits for it to succeed.
+until_done() {
+    left=300
+    until "$3"; do
+        left=$((left - 1))
+        [ "$left" -gt 0 ] || fail "waited in vain until $1" "$2"
+        sleep 0.1
+    done
+}
+
+has_ended() {
+    ! kill -0 "$(cat os_pid)" 2>/dev/null
 }
 
 is_number='[1-9]*[0-9]'
@@ -96,6 +112,14 @@ relx_commands_running() {
     expect 0 out 6 "$rel/bin/macula_call" "$SHOP_NODE" lists sum '[1,2,3]'
     expect 1 err '*exception error: x*' "$rel/bin/macula_call" "$SHOP_NODE" erlang error x
     shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
+    expect 0 out '' "$rel/bin/shop" restart
+    # The second time; until then it may answer from before, or not at all.
+    until_done "the application starts anew" log/erlang.log.1 is_up_twice
+    expect 0 out embedded "$rel/bin/shop" rpc code get_mode
+}
+
+is_up_twice() {
+    [ "$(grep -c 'is up, code loading' log/erlang.log.1)" -eq 2 ]
 }
 
 relx_commands_stopped() {
@@ -104,6 +128,7 @@ relx_commands_stopped() {
     expect 1 out 'Node is not running!' "$rel/bin/shop" rpc lists sum '[[1,2]]'
     expect 1 out 'Node is not running!' "$rel/bin/shop" eval '1 + 2.'
     expect 1 out 'Node is not running!' "$rel/bin/shop" remote_console
+    expect 1 out '' "$rel/bin/shop" restart
     expect 1 out '' "$rel/bin/shop" stop
     expect 3 out pang "$rel/bin/macula_call" ping "$SHOP_NODE"
     expect 3 err '*cannot be reached*' "$rel/bin/macula_call" "$SHOP_NODE" erlang node
@@ -117,7 +142,6 @@ relx() {
     rel=$work/_build/default/rel/shop
     SHOP_COOKIE=$cookie SHOP_NODE=$node_a MACULA_COOKIE=$cookie PIPE_DIR="$work/pipes/" RUNNER_LOG_DIR="$work/log"
     export SHOP_COOKIE SHOP_NODE MACULA_COOKIE PIPE_DIR RUNNER_LOG_DIR
-    unset TERM
 
     relx_node "$node_b"
     pid_b=$pid
@@ -144,27 +168,22 @@ relx() {
     expect 0 out "'start' has been deprecated*" "$rel/bin/shop" start
     state=running
     expect 0 out pong "$rel/bin/shop" ping
-    "$rel/bin/shop" pid >pid
-    kill -TERM "$(cat pid)"
-    await_end "$(cat pid)"
+    "$rel/bin/shop" pid >os_pid
+    kill -TERM "$(cat os_pid)"
+    until_done "the node ends" os_pid has_ended
     state=stopped
     expect 1 out 'Node is not running!' "$rel/bin/shop" ping
     stop "$pid_b" 30 "$node_b.log"
     echo "release of relx: every command as the guide says"
 }
 
-await_end() {
-    left=300
-    while kill -0 "$1" 2>/dev/null; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "still runs 30 s after SIGTERM" pid
-        sleep 0.1
-    done
-}
-
 # --- Mix -------------------------------------------------------------------------------------------------------------
 
 nodedown='--rpc-eval : RPC failed with reason :nodedown'
+
+can_be_called() {
+    "$rel/bin/macula_call" ping "$SHOP_NODE" >out 2>err
+}
 
 mix_commands_running() {
     expect 0 out "$is_number" "$rel/bin/shop" pid
@@ -208,16 +227,12 @@ mix_() {
     state=stopped
     expect 0 out '' "$rel/bin/shop" daemon
     # Mix does not wait for the node.
-    left=60
-    until "$rel/bin/macula_call" ping "$SHOP_NODE" >out 2>err; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "the node does not come up in the background" err
-    done
+    until_done "the node can be called" err can_be_called
     state=running
     expect 0 out "$is_number" "$rel/bin/shop" pid
-    cp out pid
+    cp out os_pid
     expect 0 out '' "$rel/bin/shop" stop
-    await_end "$(cat pid)"
+    until_done "the node ends" os_pid has_ended
     state=stopped
     expect 3 out pang "$rel/bin/macula_call" ping "$SHOP_NODE"
     echo "release of Mix: every command as the guide says"
