@@ -39,7 +39,8 @@ log_to_standard_error() ->
     _ = logger:remove_handler(default),
     logger:add_handler(default, logger_std_h,
                        #{config => #{type => standard_error},
-                         formatter => {logger_formatter, #{single_line => true, template => [msg, "\n"]}}}).
+                         formatter => {logger_formatter, #{single_line => true,
+                                                           template => [msg, "\n"]}}}).
 
 run(help) ->
     io:put_chars(usage()),
@@ -53,6 +54,7 @@ run({ok, #{action := {eval, standard_input}} = Request}) ->
         {error, _} = Error -> run(Error)
     end;
 run({ok, #{cookie := undefined} = Request}) ->
+    ok = macula_config:load(),
     case macula_cookie:resolve() of
         {ok, Cookie} -> connected(connect(Request#{cookie := Cookie}), Request);
         {error, not_found} -> run({error, "there is no cookie: set MACULA_COOKIE, or give -c"})
@@ -145,7 +147,7 @@ complain(Why) ->
 
 %%% The command line
 
-%% @doc Pure, but for the time it takes.
+%% @doc What is asked for; the atoms it makes are those of our own user.
 -spec parse([string()]) -> {ok, request()} | help | {error, iolist()}.
 parse(Arguments) ->
     try
@@ -157,21 +159,29 @@ parse(Arguments) ->
     end.
 
 options([Help | _], _) when Help =:= "-help"; Help =:= "--help" -> throw(help);
-options(["-c", Cookie | Others], Request) -> options(Others, Request#{cookie := atom("a cookie", Cookie)});
-options(["-setcookie" | Others], Request) -> options(["-c" | Others], Request);
-options(["-timeout", Seconds | Others], Request) -> options(Others, Request#{timeout := timeout(Seconds)});
+options(["-c", Cookie | Others], Request) ->
+    options(Others, Request#{cookie := atom("a cookie", Cookie)});
+options(["-setcookie" | Others], Request) ->
+    options(["-c" | Others], Request);
+options(["-timeout", Seconds | Others], Request) ->
+    options(Others, Request#{timeout := timeout(Seconds)});
 %% As erl_call has it, so that scripts made for it need no change.
 options([Name, Node | Others], Request) when Name =:= "-n"; Name =:= "-name"; Name =:= "-sname" ->
     options(Others, Request#{node => node_name(Node)});
-options(["-R" | Others], Request) -> options(Others, Request);
-options(["-r" | Others], Request) -> options(Others, Request);
-options(["-a", Text], #{node := _} = Request) -> Request#{action => apply_text(Text)};
-options(["-e"], #{node := _} = Request) -> Request#{action => {eval, standard_input}, tagged := true};
-options(["-" ++ _ = Option | _], _) -> usage("~ts is no option, or something is missing behind it", [Option]);
-options(["ping", Node], Request) -> Request#{node => node_name(Node), action => ping};
+options([Dynamic | Others], Request) when Dynamic =:= "-R"; Dynamic =:= "-r" ->
+    options(Others, Request);
+options(["-a", Text], #{node := _} = Request) ->
+    Request#{action => apply_text(Text)};
+options(["-e"], #{node := _} = Request) ->
+    Request#{action => {eval, standard_input}, tagged := true};
+options(["-" ++ _ = Option | _], _) ->
+    usage("~ts is no option, or something is missing behind it", [Option]);
+options(["ping", Node], Request) ->
+    Request#{node => node_name(Node), action => ping};
 options(["eval", Node, "-"], Request) ->
     Request#{node => node_name(Node), action => {eval, standard_input}};
-options(["eval", Node, Text], Request) -> Request#{node => node_name(Node), action => eval_text(Text)};
+options(["eval", Node, Text], Request) ->
+    Request#{node => node_name(Node), action => eval_text(Text)};
 options([Node, Module, Function | Arguments], Request) ->
     Request#{node => node_name(Node),
              action => {call, atom("a module", Module), atom("a function", Function),
@@ -183,7 +193,8 @@ options(_, _) ->
 node_name(Text) ->
     case macula_dist_name:split(Text) of
         {ok, _} -> atom("a node name", Text);
-        {error, Why} -> usage("~ts is no node name: ~ts", [Text, macula_dist_name:format_error(Why)])
+        {error, Why} ->
+            usage("~ts is no node name: ~ts", [Text, macula_dist_name:format_error(Why)])
     end.
 
 %% Not shown: it may be the cookie.
@@ -213,10 +224,9 @@ apply_text(Text) ->
 
 apply_text(Module, [Function]) -> {call, Module, atom("a function", Function), []};
 apply_text(Module, [Function, Text]) ->
-    case term(Text) of
-        Arguments when is_list(Arguments) -> {call, Module, atom("a function", Function), Arguments};
-        _ -> usage("~ts is no list of arguments", [Text])
-    end.
+    Arguments = term(Text),
+    is_list(Arguments) orelse usage("~ts is no list of arguments", [Text]),
+    {call, Module, atom("a function", Function), Arguments}.
 
 eval_text(Text) ->
     case expressions(Text) of
@@ -260,16 +270,18 @@ usage(Format, Arguments) ->
 
 usage() ->
     "macula_call [OPTION...] NODE MODULE FUNCTION [ARGUMENT...]\n"
-    "macula_call [OPTION...] eval NODE EXPRESSIONS       with - the expressions come from standard input\n"
-    "macula_call [OPTION...] ping NODE                   prints pong or pang\n"
+    "macula_call [OPTION...] eval NODE EXPRESSIONS\n"
+    "macula_call [OPTION...] ping NODE\n"
     "macula_call [OPTION...] -sname NODE -a 'MODULE [FUNCTION [LIST]]', or -e: as erl_call does\n"
     "\n"
-    "Calls a function on a running node, over macula. Each argument is an Erlang term. The result is printed as an\n"
-    "Erlang term in one line; what the function itself prints goes to standard error.\n"
+    "Calls a function on a running node, over macula. Each argument is an Erlang term. The\n"
+    "result is printed as an Erlang term in one line; what the function itself prints goes to\n"
+    "standard error. EXPRESSIONS are - when they come from standard input.\n"
     "\n"
-    "  -c COOKIE, -setcookie COOKIE    others can see it in the list of processes: better leave it to MACULA_COOKIE,\n"
-    "                                  RELEASE_COOKIE, ERLANG_COOKIE or ~/.erlang.cookie\n"
+    "  -c COOKIE, -setcookie COOKIE    seen by all in the list of processes: better leave it to\n"
+    "                                  MACULA_COOKIE, RELEASE_COOKIE, ERLANG_COOKIE or\n"
+    "                                  ~/.erlang.cookie\n"
     "  -timeout SECONDS                how long the call may take, or infinity; 60\n"
     "\n"
-    "Exit status: 0 done, 1 the call raised, 2 wrong usage or no cookie, 3 the node was not reached or lost,\n"
-    "4 no answer in time.\n".
+    "Exit status: 0 done, 1 the call raised, 2 wrong usage or no cookie, 3 the node was not\n"
+    "reached or was lost, 4 no answer in time.\n".

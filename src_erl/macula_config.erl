@@ -383,8 +383,10 @@ expected(file_name) -> "the name of a file";
 expected({one_of, Values}) -> io_lib:format("one of ~tp", [Values]);
 expected(map) -> "a map";
 expected(rule) -> "a list of {Pattern, Carrier}";
-expected(pattern_and_carrier) -> "made of {Pattern, Carrier}, such as {\"*@*.example.org\", macula}";
-expected(pattern) -> "given by patterns of node names, such as \"*@*.example.org\"";
+expected(pattern_and_carrier) ->
+    "made of {Pattern, Carrier}, such as {\"*@*.example.org\", macula}";
+expected(pattern) ->
+    "given by patterns of node names, such as \"*@*.example.org\"";
 expected(Other) -> io_lib:format("~tp", [Other]).
 
 setting({Key, Value}) -> io_lib:format("~tp => ~tp", [Key, Value]);

@@ -6,7 +6,7 @@
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, init_per_testcase/2, end_per_testcase/2]).
 -export([results/1, exceptions/1, usage/1, unreachable/1, lost/1, too_late/1, evaluation/1,
          standard_input/1, output_of_the_call/1, cookies/1, leaves_nothing/1, as_erl_call/1,
-         long_names/1, through_a_link/1]).
+         long_names/1, configured/1, through_a_link/1]).
 
 -import(macula_test_node, [start/1, start/2, call/4, name/1, unique/1, wait_until/1]).
 
@@ -17,7 +17,8 @@ suite() ->
 
 all() ->
     [results, exceptions, usage, unreachable, lost, too_late, evaluation, standard_input,
-     output_of_the_call, cookies, leaves_nothing, as_erl_call, long_names, through_a_link].
+     output_of_the_call, cookies, leaves_nothing, as_erl_call, long_names, configured,
+     through_a_link].
 
 init_per_suite(Config) ->
     [{tool, filename:join(code:priv_dir(macula), "macula_call")} | Config].
@@ -126,6 +127,20 @@ long_names(Config) ->
     B = start(unique("b"), #{domain => longnames, host => "a-host.does-not-exist.invalid"}),
     Name = atom_to_list(name(B)),
     ?assertEqual({0, iolist_to_binary(["'", Name, "'\n"]), <<>>}, run(Config, [Name, "erlang", "node"])).
+
+%% A configuration file by ERL_FLAGS: the address of a node that nothing else knows, and the cookie.
+configured(Config) ->
+    Port = macula_test_node:free_port(),
+    B = start(unique("b"), #{domain => longnames, host => "far.invalid",
+                             args => ["-kernel", "macula_dist_port", integer_to_list(Port)]}),
+    Name = atom_to_list(name(B)),
+    Dir = macula_test_node:scratch(Config),
+    File = filename:join(Dir, "call"),
+    Options = [{peers, #{name(B) => "127.0.0.1:" ++ integer_to_list(Port)}}, {cookie, macula_test_node:cookie()}],
+    ok = file:write_file(File ++ ".config", io_lib:format("~p.~n", [[{macula, Options}]])),
+    Elsewhere = [{"XDG_RUNTIME_DIR", Dir}, {"MACULA_COOKIE", false}],
+    ?assertMatch({0, <<"pong\n">>, <<>>}, run(Config, ["ping", Name], [{"ERL_FLAGS", "-config " ++ File} | Elsewhere])),
+    ?assertMatch({3, <<"pang\n">>, _}, run(Config, ["-c", macula_test_node:cookie(), "ping", Name], Elsewhere)).
 
 %% As /usr/local/bin/macula_call might be.
 through_a_link(Config) ->
