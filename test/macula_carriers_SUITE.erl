@@ -8,7 +8,7 @@
 
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([rule_decides/1, rule_changes/1, late_rule/1, bad_rule_at_run_time/1, bad_rule_at_boot/1,
-         macula_not_last/1, restart_of_distribution/1, two_sites/1, mixed_cluster/1,
+         macula_not_last/1, restart_of_distribution/1, beside_inet_tls/1, two_sites/1, mixed_cluster/1,
          crossing_dials/1, hidden/1, dist_listen_false/1, dynamic_name/1, rolling_move/1]).
 
 -import(macula_test_node, [start/2, call/2, call/4, cast/2, cast/4, name/1, connect/2, wait_until/1, unique/1]).
@@ -22,7 +22,7 @@ suite() ->
 
 all() ->
     [rule_decides, rule_changes, late_rule, bad_rule_at_run_time, bad_rule_at_boot, macula_not_last,
-     restart_of_distribution, two_sites, mixed_cluster, crossing_dials, hidden, dist_listen_false,
+     restart_of_distribution, beside_inet_tls, two_sites, mixed_cluster, crossing_dials, hidden, dist_listen_false,
      dynamic_name, rolling_move].
 
 %% An epmd of our own, at a port of its own, that ends by itself should this run be killed.
@@ -144,6 +144,19 @@ restart_of_distribution(_) ->
     true = call(A, erlang, set_cookie, [list_to_atom(macula_test_node:cookie())]),
     connect(A, B),
     ?assertEqual(tcp, protocol(A, B)).
+
+%% The other carrier may be OTP's TLS.
+beside_inet_tls(Config) ->
+    Dir = macula_test_node:scratch(Config),
+    {Certificate, Key} = macula_test_ca:issue(macula_test_ca:new(Dir, "a CA"), "node", #{san => [{dNSName, "localhost"}]}),
+    Options = #{flags => ["-proto_dist", "inet_tls", "macula", "-start_epmd", "false",
+                          "-ssl_dist_opt", "server_certfile", Certificate, "server_keyfile", Key,
+                          "-ssl_dist_opt", "client_verify", "verify_none"]},
+    [A, B, C] = [start(unique(Name), Options) || Name <- ["a", "b", "c"]],
+    ok = call(A, macula, set_select, [[{name(B), inet_tls}]]),
+    [connect(A, Other) || Other <- [B, C]],
+    ?assertEqual([tls, quic], [protocol(A, B), protocol(A, C)]),
+    [talk(A, Other) || Other <- [B, C]].
 
 %%% Clusters
 
