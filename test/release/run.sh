@@ -112,6 +112,7 @@ relx_commands_running() {
     expect 0 out 6 "$rel/bin/macula_call" "$SHOP_NODE" lists sum '[1,2,3]'
     expect 1 err '*exception error: x*' "$rel/bin/macula_call" "$SHOP_NODE" erlang error x
     shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
+    expect 1 err '*another node of that name runs on this machine*' "$rel/bin/shop" foreground
     expect 0 out '' "$rel/bin/shop" restart
     # The second time; until then it may answer from before, or not at all.
     until_done "the application starts anew" log/erlang.log.1 is_up_twice
@@ -193,7 +194,8 @@ mix_commands_running() {
     expect 0 out 3 "$rel/bin/shop" eval 'IO.puts(1 + 2)'
     expect 0 out pong "$rel/bin/macula_call" ping "$SHOP_NODE"
     expect 0 out 3 "$rel/bin/macula_call" "$SHOP_NODE" Elixir.Enum sum '[1,2]'
-    expect 0 out '{ok,{*,45434}}' "$rel/bin/macula_call" "$SHOP_NODE" macula_dist_endpoint address
+    expect 0 out "{ok,{*,$port}}" "$rel/bin/macula_call" "$SHOP_NODE" macula_dist_endpoint address
+    expect 1 err '*another node of that name runs on this machine*' "$rel/bin/shop" start
     shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
 }
 
@@ -217,7 +219,9 @@ mix_() {
 
     state=stopped
     mix_commands_stopped
-    start foreground.log env SHOP_PORT=45434 "$rel/bin/shop" start
+    # One that no other run on this machine is likely to have.
+    port=$((40000 + $$ % 20000))
+    start foreground.log env SHOP_PORT="$port" "$rel/bin/shop" start
     pid_a=$pid
     wait_for foreground.log "shop: $SHOP_NODE is up, code loading is embedded" 60 "$pid_a"
     state=running
