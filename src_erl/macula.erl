@@ -3,6 +3,7 @@
 -module(macula).
 
 -export([links/0, config/0, renew_certificates/0]).
+-export([set_select/1, carrier/1]).
 -export([ensure_distributed/0, get_cookie/0, set_cookie/1, set_cookie/2, monitor_nodes/0,
          unmonitor_nodes/0]).
 
@@ -40,6 +41,20 @@ config() ->
 -spec renew_certificates() -> ok | {error, not_running | macula_nif:bad_file()}.
 renew_certificates() ->
     macula_dist_endpoint:renew_certificates().
+
+%% @doc Says anew which of this VM's carriers dials which nodes, where it has
+%% several (`-proto_dist inet_tcp macula'): `[{"*@*.paris.example.org", inet_tcp}]'.
+%% The first pattern that matches decides, and what none matches is macula's. It
+%% counts for connections to come; those that are up stay as they are. For the
+%% next start put it into the configuration, `{macula, [{select, Rule}]}'.
+-spec set_select(macula_dist_select:rule()) -> ok | {error, macula_config:bad_option()}.
+set_select(Rule) ->
+    macula_config:set(select, Rule).
+
+%% @doc The carrier that this node would dial Node with: macula, inet_tcp, ...
+-spec carrier(node()) -> macula_dist_select:carrier().
+carrier(Node) ->
+    macula_dist_select:carrier(Node).
 
 %% @doc Makes this VM a node when it is none yet: macula_host@Host, or with a
 %% suffix when that name is taken. Over macula when the VM was started with

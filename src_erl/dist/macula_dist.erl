@@ -88,10 +88,15 @@ accept(Handle) ->
 close(Handle) ->
     macula_dist_endpoint:close(Handle).
 
-%% @doc Runs inside net_kernel, so it only looks at the name. A name with a bad
-%% host or port is taken, so that setup can say what is wrong with it.
+%% @doc Runs inside net_kernel, so it only looks at the name, and at the rule
+%% where there are other carriers.
 -spec select(node()) -> boolean().
 select(Node) ->
+    can_dial(Node) andalso macula_dist_select:carrier(Node) =:= macula.
+
+%% A name with a bad host or port is taken, so that setup can say what is wrong
+%% with it.
+can_dial(Node) ->
     case macula_dist_name:split(Node) of
         {ok, _} -> true;
         {error, {bad_host, _}} -> true;

@@ -9,7 +9,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
-         links/0, stats/0, renew_certificates/0]).
+         links/0, stats/0, renew_certificates/0, late_options/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -20,6 +20,8 @@
 -record(open, {endpoint :: macula_nif:endpoint(),
                name :: binary(),
                advertise :: undefined | macula_config:target(),
+               node_port :: default | inet:port_number(),
+               config :: macula_config:config(),
                handle :: handle() | undefined,
                registration :: macula_nif:registration() | undefined}).
 
@@ -95,6 +97,12 @@ stats() ->
 renew_certificates() ->
     call(renew_certificates).
 
+%% @doc The options that are configured otherwise now than when the endpoint was
+%% opened, of those that it cannot change while it is open.
+-spec late_options() -> {ok, [atom()]} | {error, not_running | macula_config:bad_option()}.
+late_options() ->
+    call(late_options).
+
 %% Without the carrier, or while it stops, there is just no endpoint.
 call(Request) ->
     try
@@ -107,6 +115,7 @@ call(Request) ->
 init([]) ->
     process_flag(trap_exit, true),
     ok = macula_dist_log:init(),
+    ok = macula_dist_select:init(),
     {ok, closed}.
 
 -spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.
@@ -186,10 +195,21 @@ answer(stats, #open{endpoint = Endpoint} = State) ->
     {macula_nif:endpoint_stats(Endpoint), State};
 answer(stats, closed) ->
     {#{}, closed};
+answer(late_options, #open{node_port = NodePort, config = Config} = State) ->
+    {late(Config, macula_config:read(NodePort)), State};
+answer(late_options, closed) ->
+    {{ok, []}, closed};
 answer(renew_certificates, #open{endpoint = Endpoint} = State) ->
     {macula_nif:endpoint_renew(Endpoint), State};
 answer(renew_certificates, closed) ->
     {{error, not_running}, closed}.
+
+late(_, {error, _} = Error) ->
+    Error;
+late(Opened, {ok, Now}) ->
+    Fixed = maps:without([peers, select], Opened),
+    {ok, [Key || {Key, {Value, _}} <- lists:sort(maps:to_list(Fixed)),
+                 element(1, maps:get(Key, Now)) =/= Value]}.
 
 listening({error, _} = Error) ->
     {Error, closed};
@@ -223,14 +243,14 @@ open(Name, #{port := NodePort}) ->
     case macula_nif:load() of
         ok ->
             ok = macula_config:load(),
-            configured(Name, macula_config:read(NodePort));
+            configured(Name, NodePort, macula_config:read(NodePort));
         {error, _} = Error ->
             Error
     end.
 
-configured(_, {error, _} = Error) ->
+configured(_, _, {error, _} = Error) ->
     Error;
-configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
+configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
     #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _},
       cacertfile := {Authorities, _}} = Config,
     Ports = ports(Name, Choice),
@@ -243,7 +263,8 @@ configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
                                     well_known_port => well_known_port(Name, Origin)}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
-            {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise}};
+            {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise,
+                       node_port = NodePort, config = Config}};
         {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
         {error, _} = Error -> Error
     end.

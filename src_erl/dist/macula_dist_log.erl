@@ -190,6 +190,14 @@ format(#{event := listen_failed, node := Node, reason := Reason}) ->
     {"macula: ~ts cannot listen: ~ts", [Node, reason(Reason)]};
 format(#{event := registry_unusable, reason := Reason}) ->
     {"macula: other nodes of this machine will not find this one by name: ~ts", [reason(Reason)]};
+format(#{event := late_options, reason := Keys}) ->
+    {"macula: ~ts: set after distribution had started, and without effect until it starts anew. "
+     "Set it in sys.config, or with Mix: releases: [name: [reboot_system_after_config: true]]",
+     [lists:join(", ", [io_lib:format("dist's ~tp", [Key]) || Key <- Keys])]};
+format(#{event := not_asked_first, reason := Carriers}) ->
+    {"macula: with -proto_dist ~ts other carriers take nodes before macula is asked, and the rule "
+     "in {macula, [{select, ...}]} does not count for those; write macula last",
+     [lists:join(" ", Carriers)]};
 format(#{event := Event, reason := Reason}) ->
     {"macula: ~tp: ~ts", [Event, reason(Reason)]}.
 
