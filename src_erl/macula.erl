@@ -2,7 +2,7 @@
 %% whether or not the application, or distribution over macula, is running.
 -module(macula).
 
--export([links/0, config/0, renew_certificates/0]).
+-export([links/0, config/0, renew_certificates/0, diagnose/1, diagnose/2]).
 -export([set_select/1, carrier/1]).
 -export([ensure_distributed/0, get_cookie/0, set_cookie/1, set_cookie/2, monitor_nodes/0,
          unmonitor_nodes/0]).
@@ -34,6 +34,19 @@ with_node(#{node := Name} = Link) ->
 -spec config() -> [macula_config:setting()] | {error, macula_config:bad_option()}.
 config() ->
     macula_config:settings().
+
+%% @doc Says why a node can or cannot be reached, stage by stage.
+-spec diagnose(node()) -> [macula_diagnosis:finding()].
+diagnose(Node) ->
+    diagnose(Node, #{}).
+
+%% @doc The same, with options: `print' (false) prints a report as well;
+%% `timeout' (3000) is how many ms looking up may take, and each address;
+%% `connect' (true) connects the nodes when all else is well, as a ping would.
+-spec diagnose(node(), macula_diagnose:options()) ->
+          [macula_diagnosis:finding()] | {error, macula_config:bad_option()}.
+diagnose(Node, Options) when is_atom(Node), is_map(Options) ->
+    macula_diagnose:run(Node, Options).
 
 %% @doc Takes the certificates now in their files into use, without a restart.
 %% That happens by itself within ten seconds of a change, too. Links that are

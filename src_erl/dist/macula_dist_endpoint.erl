@@ -9,7 +9,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
-         links/0, stats/0, renew_certificates/0, late_options/0]).
+         links/0, stats/0, renew_certificates/0, late_options/0, open_unnamed/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -102,6 +102,14 @@ renew_certificates() ->
 -spec late_options() -> {ok, [atom()]} | {error, not_running | macula_config:bad_option()}.
 late_options() ->
     call(late_options).
+
+%% @doc An endpoint of the caller's own, to dial from where there is no other.
+-spec open_unnamed() -> {ok, macula_nif:endpoint()} | {error, term()}.
+open_unnamed() ->
+    case open(<<>>, #{port => default}) of
+        {ok, #open{endpoint = Endpoint}} -> {ok, Endpoint};
+        {error, _} = Error -> Error
+    end.
 
 %% Without the carrier, or while it stops, there is just no endpoint.
 call(Request) ->

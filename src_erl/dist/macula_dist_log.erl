@@ -6,12 +6,13 @@
 
 -export([init/0, refused/3, certificate/1, unreachable/2, listen_failed/2, illegal_name/2, note/2, format/1]).
 -export([let_through/0]).
+-export([reason/1, address/1, check/1]).
 
 -export_type([attempt/0]).
 
 %% What was tried to reach a node, and how it ended. Without an address it is
 %% the looking up itself that failed.
--type attempt() :: #{source := atom(), reason := term(), address => macula_nif:address()}.
+-type attempt() :: #{source := atom(), reason := term(), address => macula_nif:candidate()}.
 
 %% The same failure of the same node is said again only after this.
 -define(REPEAT_MS, 5_000).
@@ -206,13 +207,22 @@ attempt(#{source := Source, address := Address, reason := Reason}) ->
 attempt(#{source := Source, reason := Reason}) ->
     io_lib:format("~tp: ~ts", [Source, reason(Reason)]).
 
+%% @doc An address as people write it.
+-spec address(macula_nif:candidate()) -> iolist().
+address({Ip, Port, Interface}) ->
+    ["[", inet:ntoa(Ip), "%", integer_to_list(Interface), "]:", integer_to_list(Port)];
 address({Ip, Port}) when tuple_size(Ip) =:= 8 ->
     ["[", inet:ntoa(Ip), "]:", integer_to_list(Port)];
 address({Ip, Port}) ->
     [inet:ntoa(Ip), ":", integer_to_list(Port)].
 
+%% @doc How an attempt ended, in words.
+-spec reason(term()) -> iolist().
 reason(timeout) -> "did not answer in time";
+reason(no_hello) -> "connected, but did not answer in time";
 reason(not_found) -> "not known there";
+reason(not_offered) -> "says that there are no nodes on that host";
+reason({dns, Text}) -> Text;
 reason(nxdomain) -> "no such host";
 reason(busy) -> "takes no new connections now";
 reason(not_running) -> "this node's endpoint does not run";
@@ -292,7 +302,8 @@ general_advice(Node) ->
     io_lib:format("Check that it runs with -proto_dist macula, that its UDP port is open, "
                   "and its address: {macula, [{peers, #{'~ts' => \"Ip:Port\"}}]}.", [Node]).
 
-%% What a peer that answered gives away.
+%% @doc What a peer that answered gives away: what to check, if anything.
+-spec check(term()) -> [string()].
 check({refused, proof}) -> ["Check that erlang:get_cookie() is the same on both nodes."];
 check({refused, name_taken}) -> ["Check that no other node runs under this node's name."];
 check({certificate, not_yet_valid}) -> ["Check the clocks of both hosts."];

@@ -10,3 +10,5 @@ pub mod dist;
 pub mod hello;
 pub mod keys;
 pub mod path;
+pub mod random;
+pub mod srv;

@@ -276,7 +276,11 @@ pub(crate) fn to_label(address: SocketAddr) -> SocketAddr {
 
 /// An address as people write it: IPv4-mapped IPv6 as IPv4.
 pub(crate) fn from_label(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        // As it is, with the link it may be on.
+        IpAddr::V6(_) => address,
+    }
 }
 
 fn bind_to(address: SocketAddr) -> io::Result<std::net::UdpSocket> {

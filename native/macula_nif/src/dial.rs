@@ -13,7 +13,7 @@ use crate::endpoint::EndpointResource;
 use crate::link::LinkResource;
 use crate::measure::measured;
 use crate::runtime::{self, post};
-use crate::term::{Address, Text, dial_error, error};
+use crate::term::{Candidate, Text, dial_error, error};
 
 /// A dial under way: cancelled when Erlang forgets it.
 struct Dial(AbortHandle);
@@ -30,7 +30,7 @@ impl Drop for Dial {
 #[derive(NifMap)]
 struct Request<'a> {
     id: i64,
-    addresses: Vec<Address>,
+    addresses: Vec<Candidate>,
     target: Term<'a>,
     name: Term<'a>,
     cookie: Term<'a>,
@@ -74,7 +74,7 @@ fn result(env: Env<'_>, id: i64, dialled: Dialled, caller: LocalPid) -> Term<'_>
         Ok(link) => (atoms::ok(), LinkResource::owned_by(link, caller)).encode(env),
         Err(failures) => {
             let row = |(address, reason): &(_, _)| {
-                (Address(*address), dial_error(env, reason)).encode(env)
+                (Candidate(*address), dial_error(env, reason)).encode(env)
             };
             error(env, failures.iter().map(row).collect::<Vec<_>>())
         }

@@ -15,6 +15,7 @@ mod measure;
 mod node;
 mod output;
 mod registry;
+mod resolve;
 mod runtime;
 mod term;
 

@@ -1,6 +1,6 @@
 //! Erlang's terms for addresses and reasons.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use macula_core::hello::Refusal;
@@ -65,6 +65,33 @@ impl<'a> Decoder<'a> for Address {
 impl Encoder for Address {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         (Ip(self.0.ip()), self.0.port()).encode(env)
+    }
+}
+
+/// An address to dial: like [`Address`], or `{Ip, Port, Interface}` where an IPv6 address means
+/// something only on one link.
+pub(crate) struct Candidate(pub(crate) SocketAddr);
+
+impl<'a> Decoder<'a> for Candidate {
+    fn decode(term: Term<'a>) -> NifResult<Candidate> {
+        let Ok((ip, port, interface)) = term.decode::<(Ip, Exact<u16>, u32)>() else {
+            return term.decode::<Address>().map(|address| Candidate(address.0));
+        };
+        match ip.0 {
+            IpAddr::V6(ip) => Ok(Candidate(SocketAddrV6::new(ip, port.0, 0, interface).into())),
+            IpAddr::V4(_) => Err(Error::BadArg),
+        }
+    }
+}
+
+impl Encoder for Candidate {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self.0 {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+                (Ip(self.0.ip()), v6.port(), v6.scope_id()).encode(env)
+            }
+            address => Address(address).encode(env),
+        }
     }
 }
 
@@ -146,6 +173,7 @@ pub(crate) fn dial_error<'a>(env: Env<'a>, reason: &DialError) -> Term<'a> {
     let text = |tag: rustler::Atom, text: &str| (tag, binary(env, text.as_bytes())).encode(env);
     match reason {
         DialError::Timeout => atoms::timeout().encode(env),
+        DialError::NoHello => atoms::no_hello().encode(env),
         DialError::Busy => atoms::busy().encode(env),
         DialError::PortClosed => atoms::port_closed().encode(env),
         DialError::Refused(refusal) => (atoms::refused(), refusal_atom(*refusal)).encode(env),
