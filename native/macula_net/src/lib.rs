@@ -23,11 +23,11 @@ mod restart;
 mod socket;
 mod stand_in;
 mod tls;
-mod transport;
 mod unreachable;
 
 pub mod mdns;
 pub mod registry;
+pub mod transport;
 
 pub use certificate::{CertificateFault, CertificateFiles, FileError};
 pub use cookies::Cookie;
