@@ -18,7 +18,7 @@ mod foreign;
 mod measure;
 mod serve;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use macula_net::transport;
@@ -43,10 +43,15 @@ async fn main() {
         ["serve", ip] => serve::run(endpoint(ip.parse().unwrap()), lines).await,
         ["measure", address] => {
             let address: SocketAddr = address.parse().unwrap();
-            measure::run(endpoint(address.ip()), address, lines).await;
+            measure::run(endpoint(any(address)), address, lines).await;
         }
         _ => panic!("usage: see the first lines of examples/bare_quic/main.rs"),
     }
+}
+
+/// All addresses of the family of `address`.
+fn any(address: SocketAddr) -> IpAddr {
+    if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// An endpoint like that of a node: same parameters, same socket buffers.
