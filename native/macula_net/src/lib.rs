@@ -25,6 +25,7 @@ mod stand_in;
 mod tls;
 mod unreachable;
 
+pub mod hops;
 pub mod mdns;
 pub mod registry;
 pub mod transport;
