@@ -56,7 +56,7 @@ load(Pair, {stream_4k, Ms}, Limit) -> stream(Pair, 4 * ?KIB, Ms, Limit, stream_4
 load(Pair, {stream_64k, Ms}, Limit) -> stream(Pair, 64 * ?KIB, Ms, Limit, stream_64k, cpu_64k);
 load(Pair, {stream_16m, Ms}, Limit) -> stream(Pair, 16 * ?MIB, Ms, Limit, stream_16m, cpu_16m);
 load(Pair, {slow_stream, Ms}, Limit) ->
-    with(ask(Pair, ["stream", integer_to_list(64 * ?KIB), integer_to_list(Ms)], Limit),
+    with(ask(Pair, ["slow_stream", integer_to_list(64 * ?KIB), integer_to_list(Ms)], Limit),
          fun([Bytes, Ns]) -> #{slow_stream => Bytes * 1000 / Ns} end);
 load(Pair, {connect, Times}, Limit) ->
     with(ask(Pair, ["connect", integer_to_list(Times)], Limit),

@@ -43,7 +43,7 @@ main() ->
                                  end),
     bench_place:close(Place),
     Text = report(Plain, Stamped, Trips),
-    ok = file:write_file(?DIR ++ "/hops.txt", Text),
+    ok = file:write_file(?DIR ++ "/hops.md", ["```text\n", Text, "```\n"]),
     io:put_chars(Text),
     halt(0).
 

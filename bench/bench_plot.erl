@@ -11,7 +11,7 @@
 -define(LEFT, 96).
 -define(VALUE, 64).
 -define(BAR, 15).
--define(TOP, 76).
+-define(TOP, 112).
 
 -spec svg(map()) -> unicode:chardata().
 svg(#{mode := Mode, otp := Otp, cores := Cores, places := Places}) ->
@@ -23,7 +23,8 @@ svg(#{mode := Mode, otp := Otp, cores := Cores, places := Places}) ->
                    [?COLUMNS * (?PANEL + ?GAP) + ?GAP, Bottom]),
      text(?GAP, 28, "start", "18", "bold", "Erlang distribution: macula beside inet_tcp, inet_tls and bare QUIC"),
      text(?GAP, 48, "start", "12", "normal", io_lib:format("~ts run, OTP ~ts, ~b cores for both nodes", [Mode, Otp, Cores])),
-     text(?GAP, 64, "start", "12", "normal", lists:join("; ", [bench_table:headline(Place) || Place <- Places])),
+     [text(?GAP, 48 + 16 * N, "start", "12", "normal", bench_table:headline(Place))
+      || {N, Place} <- lists:enumerate(Places)],
      Drawn,
      "</svg>\n"].
 

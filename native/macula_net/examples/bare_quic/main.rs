@@ -6,6 +6,7 @@
 //! bare_quic measure ADDRESS   says "up", then answers each line of its standard input with one:
 //!     round_trip MS           times of all round trips of 64 bytes, in ns
 //!     stream SIZE MS          bytes and ns, of messages of that size one after another
+//!     slow_stream SIZE MS     the same as the receiver sees it, after a fifth of that time
 //!     connect COUNT           times of all handshakes, in ns
 //! ```
 //!
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 /// What a stream is for, said by its first byte.
 const ECHO: u8 = b'e';
 const SINK: u8 = b's';
+const TIMED_SINK: u8 = b't';
 
 /// Bytes of a round trip's message: what a small tuple takes as a distribution frame.
 const SMALL: usize = 64;

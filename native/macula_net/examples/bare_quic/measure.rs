@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use macula_net::transport;
 
-use crate::{ECHO, SINK, SMALL};
+use crate::{ECHO, SINK, SMALL, TIMED_SINK};
 
 pub async fn run(
     endpoint: Endpoint,
@@ -23,6 +23,9 @@ pub async fn run(
         let figures = match words[..] {
             ["round_trip", ms] => round_trips(&connection, millis(ms)).await,
             ["stream", size, ms] => stream(&connection, size.parse().unwrap(), millis(ms)).await,
+            ["slow_stream", size, ms] => {
+                slow_stream(&connection, size.parse().unwrap(), millis(ms)).await
+            }
             ["connect", count] => handshakes(&endpoint, address, count.parse().unwrap()).await,
             _ => panic!("no such load: {line}"),
         };
@@ -73,6 +76,26 @@ async fn stream(connection: &Connection, size: usize, limit: Duration) -> Vec<u6
     let mut received = [0; 8];
     receive.read_exact(&mut received).await.unwrap();
     vec![u64::from_be_bytes(received), nanos(began)]
+}
+
+async fn slow_stream(connection: &Connection, size: usize, limit: Duration) -> Vec<u64> {
+    let (mut send, mut receive) = open(connection, TIMED_SINK).await;
+    send.write_all(&(limit.as_millis() as u64).to_be_bytes()).await.unwrap();
+    let message = Bytes::from(vec![7; size]);
+    let mut figures = [0; 16];
+    tokio::select! {
+        read = receive.read_exact(&mut figures) => read.unwrap(),
+        () = fill(&mut send, message) => unreachable!(),
+    }
+    let _ = send.reset(VarInt::from_u32(0));
+    let (bytes, ns) = figures.split_at(8);
+    [bytes, ns].iter().map(|figure| u64::from_be_bytes((*figure).try_into().unwrap())).collect()
+}
+
+/// Sends until the other side wants no more, and then waits for ever.
+async fn fill(send: &mut SendStream, message: Bytes) {
+    while send.write_chunk(message.clone()).await.is_ok() {}
+    std::future::pending().await
 }
 
 async fn handshakes(endpoint: &Endpoint, address: SocketAddr, count: usize) -> Vec<u64> {
