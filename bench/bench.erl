@@ -47,6 +47,7 @@ run(#{name := Name} = Mode) ->
     [ok = file:write_file(lists:concat([?DIR, "/latest.", Kind]), unicode:characters_to_binary(Text))
      || {Kind, Text} <- [{json, bench_json:encode(Result)}, {svg, bench_plot:svg(Result)},
                          {md, bench_markdown:text(Result)}]],
+    ok = bench_compare:keep(Name, Measured),
     io:put_chars(bench_report:text(Result)),
     io:format("~n~ts/latest.json, .svg and .md written; ./dev bench docs puts the tables into docs/performance.md.~n",
               [?DIR]).

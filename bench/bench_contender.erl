@@ -33,8 +33,8 @@ quic() ->
     [#{name => macula, title => "macula", carrier => macula, congestion => undefined, compared => false},
      #{name => quinn, title => "bare quinn", carrier => quinn, congestion => undefined, compared => true}].
 
-%% @doc Finds one by its name.
--spec of_name(atom(), [contender()]) -> contender().
+%% @doc Finds one by its name, with whatever is known of it.
+-spec of_name(atom(), [Contender]) -> Contender when Contender :: #{name := atom(), atom() => term()}.
 of_name(Name, Contenders) ->
     [Contender] = [C || #{name := N} = C <- Contenders, N =:= Name],
     Contender.

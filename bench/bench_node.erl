@@ -20,7 +20,8 @@ start() ->
 %% whatever it is doing.
 read(Server) ->
     case io:get_line("") of
-        "halt\n" -> halt(0);
+        %% Without waiting for a slow line to take what was sent.
+        "halt\n" -> erlang:halt(0, [{flush, false}]);
         Line when is_list(Line) ->
             Server ! binary_to_term(base64:decode(string:trim(Line))),
             read(Server);

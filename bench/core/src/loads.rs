@@ -18,8 +18,9 @@ const CALLS: usize = 1000;
 const CHUNK: usize = 1400;
 
 type Load = Box<dyn FnMut()>;
+type Prepare = fn() -> Load;
 
-const LOADS: [(&str, fn() -> Load); 8] = [
+const LOADS: [(&str, Prepare); 8] = [
     ("classify_1000_datagrams", classify),
     ("look_up_1000_own_paths", || look_up(0)),
     ("look_up_1000_moved_paths", || look_up(100)),
