@@ -165,6 +165,7 @@ time_of({_, Ns}) -> Ns.
 
 line({Direction, What, Median, P99}, At, Longest) ->
     Bar = lists:duplicate(max(1, round(?BAR * Median / Longest)), $#),
-    {io_lib:format("~6ts  ~6ts  ~6ts  ~ts  ~-34ts ~ts~n", [us(At), us(Median), us(P99), Direction, What, Bar]), At + Median}.
+    Cells = [us(At), us(Median), us(P99), Direction, What, Bar],
+    {io_lib:format("~6ts  ~6ts  ~6ts  ~ts  ~-34ts ~ts~n", Cells), At + Median}.
 
 us(Ns) -> io_lib:format("~.1f", [Ns / 1000]).

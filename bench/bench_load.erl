@@ -177,7 +177,8 @@ paced(Node, Count) ->
     Self = self(),
     Echo = spawn_link(Node, ?MODULE, echo, []),
     Start = erlang:monotonic_time(millisecond),
-    spawn_link(fun() -> lists:foreach(fun(N) -> send_at(Start + N * ?PACE_MS, Echo, Self) end, lists:seq(1, Count)) end),
+    Send = fun(N) -> send_at(Start + N * ?PACE_MS, Echo, Self) end,
+    spawn_link(fun() -> lists:foreach(Send, lists:seq(1, Count)) end),
     Times = [receive {Echo, Sent} -> now_ns() - Sent after ?DRAIN_MS -> error(no_echo) end
              || _ <- lists:seq(1, Count)],
     stop(Echo),

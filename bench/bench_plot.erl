@@ -22,7 +22,8 @@ svg(#{mode := Mode, otp := Otp, cores := Cores, places := Places}) ->
                    "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>~n",
                    [?COLUMNS * (?PANEL + ?GAP) + ?GAP, Bottom]),
      text(?GAP, 28, "start", "18", "bold", "Erlang distribution: macula beside inet_tcp, inet_tls and bare QUIC"),
-     text(?GAP, 48, "start", "12", "normal", io_lib:format("~ts run, OTP ~ts, ~b cores for both nodes", [Mode, Otp, Cores])),
+     text(?GAP, 48, "start", "12", "normal",
+          io_lib:format("~ts run, OTP ~ts, ~b cores for both nodes", [Mode, Otp, Cores])),
      [text(?GAP, 48 + 16 * N, "start", "12", "normal", bench_table:headline(Place))
       || {N, Place} <- lists:enumerate(Places)],
      Drawn,
@@ -89,7 +90,8 @@ cut(Right, Y) ->
 %% One carrier that is worse by orders of magnitude would leave the others without
 %% any length to compare.
 scale(#{key := Key}, Places) ->
-    Medians = [Median || #{contenders := Contenders} <- Places, #{figures := #{Key := #{median := Median}}} <- Contenders],
+    Medians = [Median || #{contenders := Contenders} <- Places,
+                         #{figures := #{Key := #{median := Median}}} <- Contenders],
     Sorted = lists:sort(Medians),
     case Sorted of
         [] -> 1.0;

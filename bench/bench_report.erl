@@ -37,7 +37,7 @@ others(#{others_busy := #{median := Median, max := Max}}) ->
 
 promises(Place) ->
     ["\nPromised, on veth:\n",
-     [io_lib:format("  ~-45ts~-12ts~ts~n", [Title, Measured, kept(Kept)])
+     [io_lib:format("  ~-45ts~-15ts~ts~n", [Title, Measured, kept(Kept)])
       || {Title, Measured, Kept} <- bench_table:promised(Place)]].
 
 kept(true) -> "kept";

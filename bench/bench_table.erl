@@ -60,7 +60,7 @@ sign(same) -> "=".
 %% @doc What was promised, what it was against, and what came of it.
 -spec promised(map()) -> [{Promise :: string(), Measured :: string(), boolean()}].
 promised(#{contenders := Contenders}) ->
-    [{Title, flat("~ts~ts", [number(Measured), unit(Against)]), kept(Way, Measured, Bound)}
+    [{Title, flat("~ts ~ts", [number(Measured), unit(Key, Against)]), kept(Way, Measured, Bound)}
      || {Title, Key, Way, Bound, Against} <- bench_figures:promises(),
         Measured <- measured(figure(macula, Key, Contenders), Against, Contenders)].
 
@@ -69,8 +69,8 @@ measured(#{median := Ours}, absolute, _) -> [Ours];
 measured(#{median := Ours}, {times, Name, Key}, Contenders) ->
     [Ours / Theirs || #{median := Theirs} <- [figure(Name, Key, Contenders)]].
 
-unit(absolute) -> "";
-unit({times, _, _}) -> " times".
+unit(_, {times, _, _}) -> "times";
+unit(Key, absolute) -> hd([Unit || #{key := K, unit := Unit} <- bench_figures:all(), K =:= Key]).
 
 kept(at_least, Measured, Bound) -> Measured >= Bound;
 kept(at_most, Measured, Bound) -> Measured =< Bound.

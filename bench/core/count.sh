@@ -52,7 +52,8 @@ awk -F '\t' -v limit="$limit" '
         same = made[ARGV[1]] == made[ARGV[2]]
         if (!same) printf "Not judged: committed with\n  %s\nnow\n  %s\n", made[ARGV[1]], made[ARGV[2]]
         if (failed && same) {
-            printf "%d of them need over %d %% more than committed; if that is meant: ./dev bench core keep\n", failed, limit
+            printf "%d of them need over %d %% more than committed; ", failed, limit
+            print "if that is meant: ./dev bench core keep"
             exit 1
         }
     }' "$kept" "$now"
