@@ -14,10 +14,10 @@
 -export([registry_withdraw/1]).
 -export([mdns_start/1, mdns_stop/1]).
 -export([srv_lookup/3]).
--export([call_times/0, memory/0]).
+-export([call_times/0, memory/0, hop/1, hops/0]).
 
 -export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, candidate/0,
-              frame/0, bad_file/0, mdns/0]).
+              frame/0, bad_file/0, mdns/0, hop/0]).
 
 -type endpoint() :: reference().
 -type dial() :: reference().
@@ -211,3 +211,14 @@ call_times() -> load_and(call_times, []).
 
 -spec memory() -> not_recorded | non_neg_integer().
 memory() -> load_and(memory, []).
+
+%% A message's way, see native/macula_net/src/hops.rs. Stamps are in ns of the
+%% system's monotonic clock, and each is told once.
+-type hop() :: sent | bridge_woken | called | queued | writing | socket_out | socket_in | reading | posted
+             | input_woken | received.
+
+-spec hop(hop()) -> ok.
+hop(Hop) -> load_and(hop, [Hop]).
+
+-spec hops() -> not_recorded | [{hop(), Ns :: non_neg_integer()}].
+hops() -> load_and(hops, []).

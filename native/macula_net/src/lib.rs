@@ -23,12 +23,13 @@ mod restart;
 mod socket;
 mod stand_in;
 mod tls;
-mod transport;
 mod unreachable;
 
+pub mod hops;
 pub mod mdns;
 pub mod registry;
 pub mod resolve;
+pub mod transport;
 
 pub use certificate::{CertificateFault, CertificateFiles, FileError};
 pub use cookies::Cookie;

@@ -19,6 +19,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 
 use crate::answers::Answers;
+use crate::hops::{self, Hop};
 
 /// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
 /// The kernel may grant less (`net.core.rmem_max`).
@@ -189,6 +190,7 @@ impl AsyncUdpSocket for MeshSocket {
             src_ip: transmit.src_ip.filter(|_| !moved),
             ..transmit.clone()
         };
+        hops::pass(Hop::SocketOut);
         let sent = match self.send(&transmit) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.send_again(&transmit),
             sent => sent,
@@ -219,6 +221,7 @@ impl AsyncUdpSocket for MeshSocket {
                 io.try_io(Interest::READABLE, || self.state.recv((&**io).into(), bufs, meta));
             match received {
                 Ok(count) => {
+                    hops::pass(Hop::SocketIn);
                     self.received(bufs, &mut meta[..count]);
                     return Poll::Ready(Ok(count));
                 }

@@ -8,6 +8,7 @@ mod atoms;
 mod dial;
 mod endpoint;
 mod halt;
+mod hops;
 mod inbox;
 mod link;
 mod mdns;
