@@ -46,7 +46,7 @@ defmodule Macula.MixProject do
       links: %{},
       build_tools: ["rebar3", "mix"],
       files:
-        ~w(src_erl native priv/.gitignore Cargo.toml Cargo.lock rebar.config mix.exs README.md CHANGELOG.md LICENSE)
+        ~w(src_erl native priv/.gitignore priv/macula_call Cargo.toml Cargo.lock rebar.config mix.exs README.md CHANGELOG.md LICENSE)
     ]
   end
 end

@@ -1,4 +1,4 @@
-%% @doc macula against inet_tcp and inet_tls, in turns, in one run:
+%% @doc macula against inet_tcp, inet_tls and bare QUIC, in turns, in one run:
 %% `./dev bench [quick]'. This module decides what is measured when; progress
 %% goes to standard error, the table to standard output.
 -module(bench).
@@ -6,14 +6,16 @@
 -export([main/0]).
 
 -define(DIR, "_build/bench").
--define(CARRIERS, [inet_tcp, inet_tls, macula]).
 %% Above what any load takes, its drain included.
 -define(LOAD_LIMIT_MS, 60_000).
 %% While nothing of ours runs, to see what else does.
 -define(QUIET_MS, 300).
 
+%% seconds: for the rounds of each place, after which none is begun that would
+%% take longer. slow_ms: loads of the line, on which 200 ms are not much.
 -type mode() :: #{name := quick | full, rounds := pos_integer(), ms := pos_integer(), bulk_ms := pos_integer(),
-                  mixed_ms := pos_integer(), connects := pos_integer(), budget_s := pos_integer()}.
+                  mixed_ms := pos_integer(), slow_ms := pos_integer(), connects := pos_integer(),
+                  idle_links := pos_integer(), seconds := #{bench_place:name() => pos_integer()}}.
 
 %% @doc Arguments stand behind `-extra'.
 -spec main() -> no_return().
@@ -27,57 +29,49 @@ main() ->
 
 -spec mode([string()]) -> mode().
 mode(["quick"]) ->
-    #{name => quick, rounds => 2, ms => 300, bulk_ms => 500, mixed_ms => 1000, connects => 5, budget_s => 100};
+    #{name => quick, rounds => 2, ms => 300, bulk_ms => 500, mixed_ms => 1000, slow_ms => 1500, connects => 3,
+      idle_links => 6, seconds => #{veth => 40, loopback => 20, wan => 15}};
 mode([]) ->
-    #{name => full, rounds => 5, ms => 800, bulk_ms => 1200, mixed_ms => 2500, connects => 8, budget_s => 540};
+    #{name => full, rounds => 5, ms => 800, bulk_ms => 1200, mixed_ms => 2500, slow_ms => 6000, connects => 8,
+      idle_links => 50, seconds => #{veth => 240, loopback => 240, wan => 270}};
 mode(_) ->
     throw({usage, "knows only quick"}).
 
 run(#{name := Name} = Mode) ->
     put(started, now_s()),
     LoadBefore = load_average(),
-    Settings = #{ebin => filename:absname(?DIR), macula_ebin => filename:absname(?DIR ++ "/macula/ebin"),
-                 tls_options => bench_cert:write(filename:absname(?DIR))},
-    Places = [loopback, veth],
-    Measured = [Result || {I, Place} <- lists:enumerate(Places),
-                          Result <- place(Place, until_place(I, length(Places), Mode), Mode, Settings)],
-    Result = #{mode => Name, otp => list_to_binary(erlang:system_info(otp_release)),
+    Measured = lists:append([place(Place, Mode, settings()) || Place <- [veth, loopback, wan]]),
+    Result = #{mode => Name, otp => list_to_binary(erlang:system_info(otp_release)), date => date_of_today(),
                cores => erlang:system_info(logical_processors_available), seconds => round(elapsed()),
                load_before => LoadBefore, load_after => load_average(), places => Measured},
-    ok = file:write_file(?DIR ++ "/latest.json", bench_json:encode(Result)),
-    ok = file:write_file(?DIR ++ "/latest.svg", bench_plot:svg(Result)),
+    [ok = file:write_file(lists:concat([?DIR, "/latest.", Kind]), unicode:characters_to_binary(Text))
+     || {Kind, Text} <- [{json, bench_json:encode(Result)}, {svg, bench_plot:svg(Result)},
+                         {md, bench_markdown:text(Result)}]],
+    ok = bench_compare:keep(Name, Measured),
     io:put_chars(bench_report:text(Result)),
-    io:format("~n~ts/latest.json and ~ts/latest.svg written.~n", [?DIR, ?DIR]).
+    io:format("~n~ts/latest.json, .svg and .md written; ./dev bench docs puts the tables into docs/performance.md.~n",
+              [?DIR]).
 
-%% Each place has its share of the time, so that a slow first one does not
-%% leave the headline without rounds.
-until_place(I, Count, #{budget_s := Budget}) ->
-    Budget * I / Count.
+settings() ->
+    Path = fun(File) -> filename:absname(filename:join(?DIR, File)) end,
+    #{ebin => filename:absname(?DIR), macula_ebin => Path("macula/ebin"), measured_ebin => Path("measured/ebin"),
+      tls_options => bench_cert:write(filename:absname(?DIR)), bare => Path("bare_quic")}.
 
-%%% A place: rounds, in each of which every carrier has its turn
+%%% A place: rounds, in each of which every contender has its turn
 
-place(Name, Until, Mode, Settings) ->
+place(Name, Mode, Settings) ->
     case open(Name) of
         {ok, Place} ->
-            Facts = (maps:get(facts, Place))#{<<"congestion">> => congestion(Place, Settings)},
+            Contenders = bench_contender:all(Name),
+            Facts = (maps:get(facts, Place))#{<<"congestion">> => congestion(Contenders, Place, Settings)},
             say("~ts: ~ts", [Name, lists:join(", ", [[K, " ", V] || {K, V} <- lists:sort(maps:to_list(Facts))])]),
-            Turns = rounds(1, Until, Place, Mode, Settings),
+            Until = elapsed() + map_get(Name, maps:get(seconds, Mode)),
+            Turns = rounds(1, Until, Contenders, Place, Mode, Settings) ++ idle(Contenders, Place, Mode, Settings),
             bench_place:close(Place),
-            [summarised(Name, Facts, Turns)];
+            [summarised(Name, Facts, Contenders, Turns)];
         {error, Reason} ->
             say("~ts is left out: ~ts", [Name, Reason]),
             []
-    end.
-
-%% What TCP really uses there, asked of a connection.
-congestion(Place, Settings) ->
-    case bench_pair:start(inet_tcp, Place, Settings) of
-        {ok, Pair} ->
-            {ok, Names} = bench_pair:ask(Pair, congestion, ?LOAD_LIMIT_MS),
-            bench_pair:stop(Pair),
-            iolist_to_binary(lists:join("+", Names));
-        {error, Reason} ->
-            iolist_to_binary(["unknown: ", Reason])
     end.
 
 open(Name) ->
@@ -86,45 +80,63 @@ open(Name) ->
         {no, Reason} -> {error, Reason}
     end.
 
-rounds(Round, _, _, #{rounds := Rounds}, _) when Round > Rounds ->
+%% What TCP really uses there, asked of connections.
+congestion(Contenders, Place, Settings) ->
+    Asked = [{maps:get(congestion, C), C} || #{carrier := inet_tcp} = C <- Contenders],
+    iolist_to_binary(lists:join(" and ", [asked_for_congestion(C, Place, Settings) || {_, C} <- Asked])).
+
+asked_for_congestion(Contender, Place, Settings) ->
+    case bench_pair:start(Contender, Place, Settings) of
+        {ok, Pair} ->
+            {ok, Names} = bench_pair:ask(Pair, congestion, ?LOAD_LIMIT_MS),
+            bench_pair:stop(Pair),
+            lists:join("+", Names);
+        {error, Reason} ->
+            ["unknown: ", Reason]
+    end.
+
+rounds(Round, _, _, _, #{rounds := Rounds}, _) when Round > Rounds ->
     [];
-rounds(Round, Until, Place, Mode, Settings) ->
+rounds(Round, Until, Contenders, Place, Mode, Settings) ->
     Before = elapsed(),
-    Turns = [turn(Carrier, Round, Place, Mode, Settings) || Carrier <- rotated(Round, ?CARRIERS)],
+    Turns = [turn(Contender, Round, Place, Mode, Settings) || Contender <- rotated(Round, Contenders)],
     Took = elapsed() - Before,
     case elapsed() + Took > Until of
         true when Round < map_get(rounds, Mode) ->
             say("no time for more than ~b rounds of ~ts", [Round, maps:get(name, Place)]),
             Turns;
         _ ->
-            Turns ++ rounds(Round + 1, Until, Place, Mode, Settings)
+            Turns ++ rounds(Round + 1, Until, Contenders, Place, Mode, Settings)
     end.
 
 %% Nobody is always the one to come first, or after the one that heats the processor most.
-rotated(Round, Carriers) ->
-    {Head, Tail} = lists:split((Round - 1) rem length(Carriers), Carriers),
+rotated(Round, Contenders) ->
+    {Head, Tail} = lists:split((Round - 1) rem length(Contenders), Contenders),
     Tail ++ Head.
 
-%%% A turn: one pair of nodes, every load once
+%%% A turn: one pair, every load once
 
-turn(Carrier, Round, #{name := PlaceName} = Place, #{rounds := Rounds} = Mode, Settings) ->
-    say("[~3b s] ~ts, round ~b of ~b, ~ts", [round(elapsed()), PlaceName, Round, Rounds, Carrier]),
+turn(#{name := Name, title := Title} = Contender, Round, #{name := PlaceName} = Place, Mode, Settings) ->
+    say("[~3b s] ~ts, round ~b of ~b, ~ts", [round(elapsed()), PlaceName, Round, maps:get(rounds, Mode), Title]),
     Quiet = #{others_busy => bench_stats:busy_percent(?QUIET_MS)},
-    Measure = fun(Load, Acc) -> load(Load, Carrier, Place, Settings, Acc) end,
-    {Pair, Figures} = lists:foldl(Measure, {none, Quiet}, loads(Mode)),
+    Measure = fun(Load, Acc) -> load(Load, Contender, Place, Settings, Acc) end,
+    {Pair, Figures} = lists:foldl(Measure, {none, Quiet}, loads(PlaceName, Mode)),
     stop(Pair),
-    {Carrier, Figures}.
+    {Name, Figures}.
 
-loads(#{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
+loads(wan, #{slow_ms := Ms, connects := Connects}) ->
+    [{paced, Ms}, {connect, Connects}, {slow_stream, Ms}];
+loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
     [{round_trip, Ms}, {flood, Ms}, {erpc, Ms}, {stream_4k, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs},
      {mixed, MixedMs}, {connect, Connects}].
 
 %% A load that fails costs its own figures and the pair, not the run.
-load({Name, _} = Load, Carrier, Place, Settings, {Pair0, Figures}) ->
-    case ask(pair(Pair0, Carrier, Place, Settings), Load) of
+load({Name, _} = Load, Contender, Place, Settings, {Pair0, Figures}) ->
+    case run_load(pair(Pair0, Contender, Place, Settings), Load) of
+        {Pair, {ok, none}} ->
+            {Pair, Figures};
         {Pair, {ok, New}} ->
-            #{key := Key, title := Title, unit := Unit} = bench_figures:of_load(Name),
-            say("        ~ts ~ts ~ts", [Title, bench_report:number(maps:get(Key, New)), Unit]),
+            said(Name, New),
             {Pair, maps:merge(Figures, New)};
         {Pair, {error, Reason}} ->
             say("        ~ts FAILED: ~ts", [Name, Reason]),
@@ -132,44 +144,71 @@ load({Name, _} = Load, Carrier, Place, Settings, {Pair0, Figures}) ->
             {none, Figures}
     end.
 
-pair(none, Carrier, Place, Settings) -> bench_pair:start(Carrier, Place, Settings);
+said(Load, Figures) ->
+    #{key := Key, title := Title, unit := Unit} = bench_figures:of_load(Load),
+    say("        ~ts ~ts ~ts", [Title, bench_table:number(maps:get(Key, Figures)), Unit]).
+
+pair(none, Contender, Place, Settings) -> bench_contender:start(Contender, Place, Settings);
 pair(Pair, _, _, _) -> {ok, Pair}.
 
-ask({ok, Pair}, Load) -> {Pair, bench_pair:ask(Pair, {load, Load}, ?LOAD_LIMIT_MS)};
-ask({error, _} = Error, _) -> {none, Error}.
+run_load({ok, Pair}, Load) -> {Pair, bench_contender:load(Pair, Load, ?LOAD_LIMIT_MS)};
+run_load({error, _} = Error, _) -> {none, Error}.
 
 stop(none) -> ok;
-stop(Pair) -> bench_pair:stop(Pair).
+stop(Pair) -> bench_contender:stop(Pair).
+
+%%% Idle links: once, since memory does not depend on who else uses the
+%%% processors, and in one place, since it does not depend on that either
+
+idle(Contenders, #{name := loopback} = Place, #{idle_links := Count}, Settings) ->
+    lists:append([idle_of(C, Count, Place, Settings) || #{carrier := Carrier} = C <- Contenders, Carrier =/= quinn]);
+idle(_, _, _, _) ->
+    [].
+
+idle_of(#{name := Name, title := Title} = Contender, Count, Place, Settings) ->
+    say("[~3b s] ~b idle links, ~ts", [round(elapsed()), Count, Title]),
+    case bench_idle:measure(Contender, Count, Place, Settings) of
+        {ok, Figures} ->
+            said(idle, Figures),
+            [{Name, Figures}];
+        {error, Reason} ->
+            say("        FAILED: ~ts", [Reason]),
+            []
+    end.
 
 %%% Summary
 
-summarised(Name, Facts, Turns) ->
+summarised(Name, Facts, Contenders, Turns) ->
     #{name => Name, facts => Facts,
       others_busy => bench_stats:summary([Busy || {_, #{others_busy := Busy}} <- Turns]),
-      carriers => [#{name => Carrier, figures => figures(Carrier, Turns),
-                     bulk_suffered => bulk_suffered(Carrier, Turns)} || Carrier <- ?CARRIERS]}.
+      contenders => [summary_of(Contender, Turns) || Contender <- Contenders]}.
 
-figures(Carrier, Turns) ->
-    Lists = lists:foldl(fun({C, Figures}, Acc) when C =:= Carrier -> maps:fold(fun add/3, Acc, Figures);
-                           (_, Acc) -> Acc
-                        end, #{}, Turns),
+summary_of(#{name := Name, title := Title, compared := Compared}, Turns) ->
+    Figures = figures(Name, Turns),
+    #{name => Name, title => list_to_binary(Title), compared => Compared, figures => Figures,
+      bulk_suffered => bulk_suffered(Figures)}.
+
+figures(Name, Turns) ->
+    Lists = lists:foldl(fun(Figures, Acc) -> maps:fold(fun add/3, Acc, Figures) end, #{},
+                        [maps:without([others_busy], Figures) || {N, Figures} <- Turns, N =:= Name]),
     maps:map(fun(_, Values) -> bench_stats:summary(lists:reverse(Values)) end, Lists).
 
 add(Key, Value, Acc) ->
     maps:update_with(Key, fun(Values) -> [Value | Values] end, [Value], Acc).
 
 %% Quick small calls are no merit when the bulk they run beside hardly moves.
-bulk_suffered(Carrier, Turns) ->
-    case figures(Carrier, Turns) of
-        #{mixed_bulk := #{median := Beside}, stream_16m := #{median := Alone}} -> Beside < 0.8 * Alone;
-        _ -> false
-    end.
+bulk_suffered(#{mixed_bulk := #{median := Beside}, stream_16m := #{median := Alone}}) -> Beside < 0.8 * Alone;
+bulk_suffered(_) -> false.
 
 load_average() ->
     case file:read_file("/proc/loadavg") of
         {ok, Text} -> binary_to_float(hd(binary:split(Text, <<" ">>)));
         {error, _} -> null
     end.
+
+date_of_today() ->
+    {Year, Month, Day} = date(),
+    iolist_to_binary(io_lib:format("~4..0b-~2..0b-~2..0b", [Year, Month, Day])).
 
 elapsed() -> now_s() - get(started).
 

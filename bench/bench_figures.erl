@@ -1,17 +1,21 @@
 %% @doc The figures, in the order in which they are shown: what they are
-%% called, in which unit, and which way is better.
+%% called, in which unit, and which way is better; and what was promised.
 -module(bench_figures).
 
--export([all/0, of_load/1, better/3]).
--export_type([key/0, figure/0]).
+-export([all/0, of_load/1, better/3, promises/0]).
+-export_type([key/0, figure/0, promise/0]).
 
 -type key() :: atom().
 -type figure() :: #{key := key(), title := string(), unit := string(), better := more | less}.
+%% A ratio to another contender's figure, or a figure by itself.
+-type promise() :: {string(), key(), at_least | at_most, number(), {times, Contender :: atom(), key()} | absolute}.
 
 -spec all() -> [figure()].
 all() ->
     [figure(round_trip_p50, "round trip p50", "us", less),
      figure(round_trip_p99, "round trip p99", "us", less),
+     figure(paced_p50, "200 calls/s, p50", "ms", less),
+     figure(paced_p99, "200 calls/s, p99", "ms", less),
      figure(flood, "32 B flood", "msg/s", more),
      figure(erpc, "16 x erpc", "calls/s", more),
      figure(stream_4k, "4 KiB stream", "MB/s", more),
@@ -20,9 +24,18 @@ all() ->
      figure(mixed_p50, "call beside bulk p50", "ms", less),
      figure(mixed_p99, "call beside bulk p99", "ms", less),
      figure(mixed_bulk, "bulk beside calls", "MB/s", more),
+     figure(slow_stream, "64 KiB beside calls", "MB/s", more),
+     figure(slow_p50, "call beside it p50", "ms", less),
+     figure(slow_p99, "call beside it p99", "ms", less),
+     figure(cpu_round_trip, "CPU, round trip", "us", less),
+     figure(cpu_flood, "CPU, 32 B message", "us", less),
+     figure(cpu_4k, "CPU, 4 KiB stream", "s/GB", less),
      figure(cpu_64k, "CPU, 64 KiB stream", "s/GB", less),
      figure(cpu_16m, "CPU, 16 MiB stream", "s/GB", less),
-     figure(connect, "connect", "ms", less)].
+     figure(connect, "connect", "ms", less),
+     figure(idle_vm, "idle link, emulator", "kB", less),
+     figure(idle_native, "idle link, native", "kB", less),
+     figure(idle_resident, "idle link, resident", "kB", less)].
 
 figure(Key, Title, Unit, Better) ->
     #{key => Key, title => Title, unit => Unit, better => Better}.
@@ -32,7 +45,9 @@ figure(Key, Title, Unit, Better) ->
 of_load(Load) ->
     Key = case Load of
               round_trip -> round_trip_p50;
+              paced -> paced_p50;
               mixed -> mixed_p50;
+              idle -> idle_resident;
               _ -> Load
           end,
     [Figure] = [F || #{key := K} = F <- all(), K =:= Key],
@@ -47,3 +62,15 @@ better(Direction, Ours, Theirs) ->
         {less, Ratio} when Ratio < 1 -> better;
         _ -> worse
     end.
+
+%% @doc What a plain carrier of one stream was expected to reach on veth, and
+%% what users are promised of a LAN.
+-spec promises() -> [promise()].
+promises() ->
+    [{"round trip under 10 ms", round_trip_p99, at_most, 10_000, absolute},
+     {"over 10 000 messages/s", flood, at_least, 10_000, absolute},
+     {"64 KiB stream 5 times inet_tls", stream_64k, at_least, 5, {times, inet_tls, stream_64k}},
+     {"16 MiB stream 5 times inet_tls", stream_16m, at_least, 5, {times, inet_tls, stream_16m}},
+     {"32 B flood 1.5 times inet_tcp", flood, at_least, 1.5, {times, inet_tcp, flood}},
+     {"round trip 0.9 of inet_tls", round_trip_p50, at_most, 0.9, {times, inet_tls, round_trip_p50}},
+     {"calls beside 16 MiB: p99 3 times inet_tcp", mixed_p99, at_most, 3, {times, inet_tcp, mixed_p99}}].

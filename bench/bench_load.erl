@@ -2,10 +2,11 @@
 %% by itself and returns the figures of bench_figures it measured.
 -module(bench_load).
 
--export([run/3, echo/0, sink/0]).
+-export([run/3, echo/0, sink/0, timed_sink/3]).
 -export_type([load/0]).
 
--type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed, Ms :: pos_integer()}
+-type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed | paced | slow_stream,
+                 Ms :: pos_integer()}
               | {connect, Times :: pos_integer()}.
 
 -define(KIB, 1024).
@@ -15,32 +16,40 @@
 -define(PATIENCE, 4).
 -define(DRAIN_MS, 30_000).
 -define(SETTLE_MS, 100).
+%% Between two paced messages: often enough for a p99, too seldom to fill any line.
+-define(PACE_MS, 5).
+%% Between two calls beside a slow stream.
+-define(CALL_MS, 20).
 
 -spec run(load(), node(), [integer()]) -> #{bench_figures:key() => number()}.
-run({round_trip, Ms}, Node, _) ->
+run({round_trip, Ms}, Node, OsPids) ->
     Echo = spawn_link(Node, ?MODULE, echo, []),
     _ = round_trips(Echo, until(Ms div 5), []),
-    Times = round_trips(Echo, until(Ms), []),
+    {Times, Cpu} = with_cpu(OsPids, fun() -> round_trips(Echo, until(Ms), []) end),
     stop(Echo),
     #{round_trip_p50 => us(bench_stats:percentile(50, Times)),
-      round_trip_p99 => us(bench_stats:percentile(99, Times))};
-run({flood, Ms}, Node, _) ->
-    #{messages := Messages} = stream(Node, 32, Ms, []),
-    #{flood => Messages};
-run({stream_4k, Ms}, Node, _) ->
-    #{bytes := Bytes} = stream(Node, 4 * ?KIB, Ms, []),
-    #{stream_4k => mb(Bytes)};
+      round_trip_p99 => us(bench_stats:percentile(99, Times)),
+      cpu_round_trip => Cpu / length(Times) * 1.0e6};
+run({flood, Ms}, Node, OsPids) ->
+    #{messages := Messages, cpu_per_message := Cpu} = stream(Node, 32, Ms, OsPids),
+    #{flood => Messages, cpu_flood => Cpu * 1.0e6};
+run({stream_4k, Ms}, Node, OsPids) ->
+    stream(Node, 4 * ?KIB, Ms, OsPids, stream_4k, cpu_4k);
 run({stream_64k, Ms}, Node, OsPids) ->
-    #{bytes := Bytes, cpu_per_byte := Cpu} = stream(Node, 64 * ?KIB, Ms, OsPids),
-    #{stream_64k => mb(Bytes), cpu_64k => Cpu * 1.0e9};
+    stream(Node, 64 * ?KIB, Ms, OsPids, stream_64k, cpu_64k);
 run({stream_16m, Ms}, Node, OsPids) ->
-    #{bytes := Bytes, cpu_per_byte := Cpu} = stream(Node, 16 * ?MIB, Ms, OsPids),
-    #{stream_16m => mb(Bytes), cpu_16m => Cpu * 1.0e9};
+    stream(Node, 16 * ?MIB, Ms, OsPids, stream_16m, cpu_16m);
 run({erpc, Ms}, Node, _) ->
     _ = erpc_calls(Node, Ms div 5),
     #{erpc => erpc_calls(Node, Ms)};
 run({mixed, Ms}, Node, _) ->
     mixed(Node, Ms);
+run({paced, Ms}, Node, _) ->
+    Times = paced(Node, Ms div ?PACE_MS),
+    #{paced_p50 => us(bench_stats:percentile(50, Times)) / 1000,
+      paced_p99 => us(bench_stats:percentile(99, Times)) / 1000};
+run({slow_stream, Ms}, Node, _) ->
+    slow_stream(Node, Ms);
 run({connect, Times}, Node, _) ->
     #{connect => us(bench_stats:median([connect(Node) || _ <- lists:seq(1, Times)])) / 1000}.
 
@@ -65,15 +74,17 @@ echo() ->
 
 %%% Streams: one process sends, one counts, and the time ends with its count
 
+stream(Node, Size, Ms, OsPids, Rate, CpuPerByte) ->
+    #{messages := Messages, cpu_per_message := Cpu} = stream(Node, Size, Ms, OsPids),
+    #{Rate => mb(Messages * Size), CpuPerByte => Cpu / Size * 1.0e9}.
+
 stream(Node, Size, Ms, OsPids) ->
     Sink = spawn_link(Node, ?MODULE, sink, []),
     Message = binary:copy(<<"m">>, Size),
     _ = stream_for(Sink, Message, Ms div 5),
-    CpuBefore = bench_stats:cpu_seconds(OsPids),
-    {Count, Seconds} = stream_for(Sink, Message, Ms),
-    Cpu = bench_stats:cpu_seconds(OsPids) - CpuBefore,
+    {{Count, Seconds}, Cpu} = with_cpu(OsPids, fun() -> stream_for(Sink, Message, Ms) end),
     stop(Sink),
-    #{messages => Count / Seconds, bytes => Count * Size / Seconds, cpu_per_byte => Cpu / (Count * Size)}.
+    #{messages => Count / Seconds, cpu_per_message => Cpu / Count}.
 
 stream_for(Sink, Message, Ms) ->
     Start = now_ns(),
@@ -158,6 +169,82 @@ bulk_until_stopped(Sink, Message) ->
     Sink ! Message,
     receive stop -> ok after 0 -> bulk_until_stopped(Sink, Message) end.
 
+%%% Over a slow line
+
+%% Sent at set times, whether or not the former ones have come back: what one
+%% lost packet delays, it delays for several.
+paced(Node, Count) ->
+    Self = self(),
+    Echo = spawn_link(Node, ?MODULE, echo, []),
+    Start = erlang:monotonic_time(millisecond),
+    Send = fun(N) -> send_at(Start + N * ?PACE_MS, Echo, Self) end,
+    spawn_link(fun() -> lists:foreach(Send, lists:seq(1, Count)) end),
+    Times = [receive {Echo, Sent} -> now_ns() - Sent after ?DRAIN_MS -> error(no_echo) end
+             || _ <- lists:seq(1, Count)],
+    stop(Echo),
+    Times.
+
+send_at(Time, Echo, From) ->
+    timer:sleep(max(0, Time - erlang:monotonic_time(millisecond))),
+    Echo ! {From, now_ns()}.
+
+%% What stands in buffers at the end would take a slow line many seconds: so
+%% the receiver has the clock, and this load is a pair's last. A call that has
+%% not come back by then counts with the time it has waited.
+slow_stream(Node, Ms) ->
+    Self = self(),
+    Sink = spawn_link(Node, ?MODULE, timed_sink, [Self, Ms div 5, Ms]),
+    Echo = spawn_link(Node, ?MODULE, echo, []),
+    Message = binary:copy(<<"m">>, 64 * ?KIB),
+    Bulk = spawn(fun() -> bulk_until_stopped(Sink, Message) end),
+    Caller = spawn(fun() -> calls(Echo, Self) end),
+    Rate = receive {Sink, Bytes, Seconds} -> mb(Bytes / Seconds) after 2 * Ms + ?DRAIN_MS -> error(no_count) end,
+    lists:foreach(fun(Pid) -> exit(Pid, kill) end, [Bulk, Caller]),
+    Times = waited(Caller, []),
+    #{slow_stream => Rate,
+      slow_p50 => us(bench_stats:percentile(50, Times)) / 1000,
+      slow_p99 => us(bench_stats:percentile(99, Times)) / 1000}.
+
+-spec timed_sink(pid(), non_neg_integer(), pos_integer()) -> ok.
+timed_sink(From, WarmUpMs, Ms) ->
+    _ = counted(until(WarmUpMs), 0),
+    Start = now_ns(),
+    Bytes = counted(until(Ms), 0),
+    From ! {self(), Bytes, (now_ns() - Start) / 1.0e9},
+    _ = counted(until(?DRAIN_MS), 0),
+    ok.
+
+counted(Until, Bytes) ->
+    receive
+        Message when is_binary(Message) ->
+            case now_ns() < Until of
+                true -> counted(Until, Bytes + byte_size(Message));
+                false -> Bytes + byte_size(Message)
+            end
+    after max(0, (Until - now_ns()) div 1_000_000) ->
+        Bytes
+    end.
+
+calls(Echo, Observer) ->
+    Start = now_ns(),
+    Observer ! {self(), called, Start},
+    Echo ! {self(), Start},
+    receive {Echo, Start} -> Observer ! {self(), answered, now_ns()} end,
+    timer:sleep(?CALL_MS),
+    calls(Echo, Observer).
+
+waited(Caller, Times) ->
+    receive
+        {Caller, called, Start} ->
+            receive
+                {Caller, answered, End} -> waited(Caller, [End - Start | Times])
+            after 0 ->
+                [now_ns() - Start | Times]
+            end
+    after 0 ->
+        Times
+    end.
+
 %%% Connecting
 
 %% Time to settle before: what `global' still sends to a node that is gone
@@ -175,6 +262,11 @@ connect(Node) ->
     now_ns() - Start.
 
 %%% For all
+
+with_cpu(OsPids, Load) ->
+    Before = bench_stats:cpu_seconds(OsPids),
+    Result = Load(),
+    {Result, bench_stats:cpu_seconds(OsPids) - Before}.
 
 stop(Pid) ->
     unlink(Pid),

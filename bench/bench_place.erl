@@ -1,18 +1,22 @@
-%% @doc Where the nodes of a pair live: loopback, or two network namespaces
-%% with a veth pair between them. bench/place.sh makes and removes it, and
-%% outlives this VM for that.
+%% @doc Where the nodes of a pair live: loopback, two network namespaces with a
+%% veth pair between them, or two hosts of the network lab with a long and
+%% lossy line. bench/place.sh and the lab's keeper make and remove it, and
+%% outlive this VM for that.
 -module(bench_place).
 
 -export([open/2, close/1, possible/1]).
 -export_type([name/0, place/0]).
 
--type name() :: loopback | veth.
--type place() :: #{name := name(), keeper := port(), epmd_port := inet:port_number(),
+-type name() :: loopback | veth | wan.
+-type place() :: #{name := name(), keeper := port() | netlab:lab(), epmd_port := inet:port_number(),
                    address_a := string(), address_b := string(),
                    prefix_a := [string()], prefix_b := [string()],
                    facts := #{binary() => binary()}}.
 
 -define(LIMIT_MS, 10_000).
+%% 20 ms and 1 % each way. With a rate, so that who fills the line meets its
+%% queue (100 ms) and not the limits of this machine.
+-define(WAN, #{delay => 20, loss => 0.01, rate => 100}).
 
 %% @doc Namespaces need root and `ip'.
 -spec possible(name()) -> yes | {no, string()}.
@@ -23,9 +27,16 @@ possible(veth) ->
         {false, _} -> {no, "ip (iproute2) is not installed"};
         {_, "0"} -> yes;
         {_, _} -> {no, "network namespaces need root"}
+    end;
+possible(wan) ->
+    case netlab:requires() of
+        ok -> yes;
+        {skip, Why} -> {no, Why}
     end.
 
 -spec open(name(), file:filename()) -> {ok, place()} | {error, string()}.
+open(wan, _) ->
+    open_wan(netlab:start(wan, ?WAN));
 open(Name, Script) ->
     EpmdPort = epmd_port(Name),
     Keeper = open_port({spawn_executable, os:find_executable("sh")},
@@ -36,7 +47,26 @@ open(Name, Script) ->
         {error, _} = Error -> Error
     end.
 
+open_wan(Lab) ->
+    {Prefixes, Addresses} = lists:unzip([{netlab:within(Lab, Host), netlab:address(Lab, Host)} || Host <- [a, b]]),
+    [PrefixA, PrefixB] = Prefixes,
+    [AddressA, AddressB] = [inet:ntoa(Address) || Address <- Addresses],
+    EpmdPort = epmd_port(wan),
+    %% They end with the lab.
+    lists:foreach(fun(Prefix) -> start_epmd(Prefix, EpmdPort) end, Prefixes),
+    #{delay := Delay, loss := Loss, rate := Rate} = ?WAN,
+    Line = io_lib:format("~b ms there and back, ~tp % loss each way, ~b Mbit/s", [2 * Delay, 100 * Loss, Rate]),
+    {ok, #{name => wan, keeper => Lab, epmd_port => EpmdPort,
+           facts => #{<<"mtu">> => <<"1500">>, <<"line">> => iolist_to_binary(Line)},
+           address_a => AddressA, address_b => AddressB, prefix_a => PrefixA, prefix_b => PrefixB}}.
+
+start_epmd([Command | Args], Port) ->
+    open_port({spawn_executable, Command},
+              [{args, Args ++ [os:find_executable("epmd"), "-port", integer_to_list(Port)]}, stderr_to_stdout]).
+
 -spec close(place()) -> ok.
+close(#{name := wan, keeper := Lab}) ->
+    netlab:stop(Lab);
 close(#{keeper := Keeper}) ->
     true = port_command(Keeper, "done\n"),
     receive
@@ -76,7 +106,7 @@ in_namespace(Namespace) ->
 
 %% A namespace has every port to itself. Elsewhere the machine's own epmd, if
 %% it has one, is to be left alone.
-epmd_port(veth) ->
+epmd_port(Name) when Name =:= veth; Name =:= wan ->
     4369;
 epmd_port(loopback) ->
     {ok, Socket} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}]),

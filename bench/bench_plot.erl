@@ -1,5 +1,5 @@
-%% @doc A picture of the same: one small panel per figure, in it three bars
-%% for each place. Bars start at zero; the thin line goes from the worst to
+%% @doc A picture of the same: one small panel per figure, in it a bar for each
+%% contender of each place. Bars start at zero; the thin line goes from the worst to
 %% the best round.
 -module(bench_plot).
 
@@ -8,69 +8,80 @@
 -define(COLUMNS, 3).
 -define(PANEL, 360).
 -define(GAP, 24).
--define(LEFT, 70).
+-define(LEFT, 96).
 -define(VALUE, 64).
 -define(BAR, 15).
--define(TOP, 76).
+-define(TOP, 112).
 
 -spec svg(map()) -> unicode:chardata().
 svg(#{mode := Mode, otp := Otp, cores := Cores, places := Places}) ->
-    Figures = bench_figures:all(),
-    Height = panel_height(length(Places)),
-    Rows = (length(Figures) + ?COLUMNS - 1) div ?COLUMNS,
-    Width = ?COLUMNS * (?PANEL + ?GAP) + ?GAP,
+    Panels = [{Figure, Shown} || Figure <- bench_figures:all(), Shown <- [with_figure(Figure, Places)], Shown =/= []],
+    {Drawn, Bottom} = lists:mapfoldl(fun row/2, ?TOP, in_rows(Panels)),
     [io_lib:format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"~b\" height=\"~b\" "
                    "font-family=\"DejaVu Sans, Helvetica, Arial, sans-serif\" font-size=\"12\">~n"
                    "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>~n",
-                   [Width, ?TOP + Rows * (Height + ?GAP)]),
-     text(?GAP, 30, "start", "18", "bold", "Erlang distribution: macula beside inet_tcp and inet_tls"),
-     text(?GAP, 52, "start", "12", "normal",
-          io_lib:format("~ts run, OTP ~ts, ~b cores for both nodes; ~ts",
-                        [Mode, Otp, Cores, lists:join("; ", [about(P) || P <- Places])])),
-     [panel(Index, Height, Figure, Places) || {Index, Figure} <- lists:enumerate(Figures)],
+                   [?COLUMNS * (?PANEL + ?GAP) + ?GAP, Bottom]),
+     text(?GAP, 28, "start", "18", "bold", "Erlang distribution: macula beside inet_tcp, inet_tls and bare QUIC"),
+     text(?GAP, 48, "start", "12", "normal",
+          io_lib:format("~ts run, OTP ~ts, ~b cores for both nodes", [Mode, Otp, Cores])),
+     [text(?GAP, 48 + 16 * N, "start", "12", "normal", bench_table:headline(Place))
+      || {N, Place} <- lists:enumerate(Places)],
+     Drawn,
      "</svg>\n"].
 
-about(#{name := Name, facts := #{<<"mtu">> := Mtu, <<"congestion">> := Congestion}}) ->
-    io_lib:format("~ts: MTU ~ts, TCP with ~ts", [Name, Mtu, Congestion]).
+%% The places that have the figure, with the contenders that have it.
+with_figure(#{key := Key}, Places) ->
+    [Place#{contenders := Having} || #{contenders := Contenders} = Place <- Places,
+                                     Having <- [[C || #{figures := #{Key := _}} = C <- Contenders]], Having =/= []].
 
-panel_height(Places) -> 34 + Places * (20 + 3 * (?BAR + 3)) + 4.
+in_rows(Panels) when length(Panels) > ?COLUMNS ->
+    {Row, Rest} = lists:split(?COLUMNS, Panels),
+    [Row | in_rows(Rest)];
+in_rows(Panels) ->
+    [Panels].
 
-panel(Index, Height, #{title := Title, unit := Unit, better := Better} = Figure, Places) ->
-    X = ?GAP + ((Index - 1) rem ?COLUMNS) * (?PANEL + ?GAP),
-    Y = ?TOP + ((Index - 1) div ?COLUMNS) * (Height + ?GAP),
+row(Panels, Y) ->
+    Height = lists:max([panel_height(Places) || {_, Places} <- Panels]),
+    {[panel(?GAP + (I - 1) * (?PANEL + ?GAP), Y, Height, Figure, Places)
+      || {I, {Figure, Places}} <- lists:enumerate(Panels)], Y + Height + ?GAP}.
+
+panel_height(Places) -> 38 + lists:sum([group_height(Place) || Place <- Places]).
+
+group_height(#{contenders := Contenders}) -> 24 + length(Contenders) * (?BAR + 3).
+
+panel(X, Y, Height, #{title := Title, unit := Unit, better := Better} = Figure, Places) ->
     Scale = scale(Figure, Places),
+    {Groups, _} = lists:mapfoldl(fun(Place, Top) -> {group(Top, Figure, Scale, Place), Top + group_height(Place)} end,
+                                 34, Places),
     [io_lib:format("<g transform=\"translate(~b,~b)\">~n<rect width=\"~b\" height=\"~b\" rx=\"4\" fill=\"#f6f7f9\"/>~n",
                    [X, Y, ?PANEL, Height]),
      text(10, 20, "start", "13", "bold", Title),
      text(?PANEL - 10, 20, "end", "11", "normal", [Unit, ", ", atom_to_list(Better), " is better"]),
-     [group(34 + (I - 1) * (20 + 3 * (?BAR + 3)), Figure, Scale, Place) || {I, Place} <- lists:enumerate(Places)],
+     Groups,
      "</g>\n"].
 
-group(Y, #{key := Key}, Scale, #{name := Name, carriers := Carriers}) ->
+group(Y, #{key := Key}, Scale, #{name := Name, contenders := Contenders}) ->
     [text(10, Y + 12, "start", "11", "bold", atom_to_list(Name)),
-     [bar(Y + 18 + (I - 1) * (?BAR + 3), Carrier, Key, Scale) || {I, Carrier} <- lists:enumerate(Carriers)]].
+     [bar(Y + 18 + (I - 1) * (?BAR + 3), Contender, Key, Scale) || {I, Contender} <- lists:enumerate(Contenders)]].
 
-bar(Y, #{name := Name, figures := Figures, bulk_suffered := Suffered}, Key, Scale) ->
-    [text(?LEFT - 4, Y + 12, "end", "11", "normal", atom_to_list(Name)),
-     case Figures of
-         #{Key := Summary} -> measured(Y, Name, Summary, Scale, mark(Suffered, Key));
-         #{} -> text(?LEFT + 4, Y + 12, "start", "11", "normal", "failed")
-     end].
+bar(Y, #{name := Name, title := Title, figures := #{} = Figures, bulk_suffered := Suffered}, Key, Scale) ->
+    [text(?LEFT - 4, Y + 12, "end", "11", "normal", Title),
+     measured(Y, Name, maps:get(Key, Figures), Scale, mark(Suffered, Key))].
 
-%% See bench_report: small calls whose bulk did not run as it should.
+%% See bench_table: small calls whose bulk did not run as it should.
 mark(true, Key) when Key =:= mixed_p50; Key =:= mixed_p99 -> " *";
 mark(_, _) -> "".
 
 measured(Y, Name, #{median := Median, min := Min, max := Max}, Scale, Mark) ->
     Room = ?PANEL - ?LEFT - ?VALUE,
-    At = fun(Value) -> min(Room * Value / Scale, float(Room)) end,
+    At = fun(Value) -> max(0.0, min(Room * Value / Scale, float(Room))) end,
     [io_lib:format("<rect x=\"~b\" y=\"~b\" width=\"~.1f\" height=\"~b\" fill=\"~ts\"/>~n",
                    [?LEFT, Y, max(At(Median), 0.5), ?BAR, colour(Name)]),
      io_lib:format("<line x1=\"~.1f\" x2=\"~.1f\" y1=\"~.1f\" y2=\"~.1f\" stroke=\"#222222\"/>~n",
                    [?LEFT + At(Min), ?LEFT + At(Max), Y + ?BAR / 2, Y + ?BAR / 2]),
      [cut(?LEFT + Room, Y) || Median > Scale],
      text(?LEFT + ceil(max(At(Median), At(Max))) + 5, Y + 12, "start", "11", "normal",
-          [bench_report:number(Median), Mark])].
+          [bench_table:number(Median), Mark])].
 
 %% The bar is longer than there is room for.
 cut(Right, Y) ->
@@ -79,16 +90,20 @@ cut(Right, Y) ->
 %% One carrier that is worse by orders of magnitude would leave the others without
 %% any length to compare.
 scale(#{key := Key}, Places) ->
-    Medians = [Median || #{carriers := Carriers} <- Places, #{figures := #{Key := #{median := Median}}} <- Carriers],
+    Medians = [Median || #{contenders := Contenders} <- Places,
+                         #{figures := #{Key := #{median := Median}}} <- Contenders],
     Sorted = lists:sort(Medians),
     case Sorted of
         [] -> 1.0;
         _ -> max(min(lists:last(Sorted), 6 * bench_stats:median(Sorted)), 1.0e-9)
     end.
 
-colour(inet_tcp) -> "#9aa5b1";
-colour(inet_tls) -> "#e0a458";
-colour(macula) -> "#2a6fb0".
+colour(Name) when Name =:= inet_tcp; Name =:= inet_tcp_cubic -> "#9aa5b1";
+colour(inet_tcp_bbr) -> "#7b8794";
+colour(Name) when Name =:= inet_tls; Name =:= inet_tls_cubic -> "#e0a458";
+colour(inet_tls_bbr) -> "#c98a3a";
+colour(macula) -> "#2a6fb0";
+colour(quinn) -> "#7fb069".
 
 text(X, Y, Anchor, Size, Weight, Text) ->
     io_lib:format("<text x=\"~b\" y=\"~b\" text-anchor=\"~ts\" font-size=\"~ts\" font-weight=\"~ts\">~ts</text>~n",

@@ -87,7 +87,7 @@ install_nif() {
 
 case ${1:-} in
 check)
-    check_tools
+    if [ -n "${MACULA_NIF_PATH:-}" ]; then check_prebuilt "$MACULA_NIF_PATH"; else check_tools; fi
     ;;
 '')
     if [ -n "${MACULA_NIF_PATH:-}" ]; then

@@ -2,9 +2,10 @@
 %% whether or not the application, or distribution over macula, is running.
 -module(macula).
 
--export([links/0, config/0, renew_certificates/0]).
 -export([join_mesh/1, leave_mesh/0, mesh_nodes/0, relays/0]).
 -export([start_relay/1, stop_relay/0, relay_stats/0]).
+-export([links/0, config/0, renew_certificates/0, diagnose/1, diagnose/2]).
+-export([set_select/1, carrier/1]).
 -export([ensure_distributed/0, get_cookie/0, set_cookie/1, set_cookie/2, monitor_nodes/0,
          unmonitor_nodes/0]).
 
@@ -38,6 +39,19 @@ with_node(#{node := Name} = Link) ->
 -spec config() -> [macula_config:setting()] | {error, macula_config:bad_option()}.
 config() ->
     macula_config:settings().
+
+%% @doc Says why a node can or cannot be reached, stage by stage.
+-spec diagnose(node()) -> [macula_diagnosis:finding()].
+diagnose(Node) ->
+    diagnose(Node, #{}).
+
+%% @doc The same, with options: `print' (false) prints a report as well;
+%% `timeout' (3000) is how many ms looking up may take, and each address;
+%% `connect' (true) connects the nodes when all else is well, as a ping would.
+-spec diagnose(node(), macula_diagnose:options()) ->
+          [macula_diagnosis:finding()] | {error, macula_config:bad_option()}.
+diagnose(Node, Options) when is_atom(Node), is_map(Options) ->
+    macula_diagnose:run(Node, Options).
 
 %% @doc Takes the certificates now in their files into use, without a restart.
 %% That happens by itself within ten seconds of a change, too. Links that are
@@ -105,6 +119,19 @@ stop_relay() ->
 -spec relay_stats() -> undefined | #{atom() => non_neg_integer()}.
 relay_stats() ->
     macula_relay:stats().
+%% @doc Says anew which of this VM's carriers dials which nodes, where it has
+%% several (`-proto_dist inet_tcp macula'): `[{"*@*.paris.example.org", inet_tcp}]'.
+%% The first pattern that matches decides, and what none matches is macula's. It
+%% counts for connections to come; those that are up stay as they are. For the
+%% next start put it into the configuration, `{macula, [{select, Rule}]}'.
+-spec set_select(macula_dist_select:rule()) -> ok | {error, macula_config:bad_option()}.
+set_select(Rule) ->
+    macula_config:set(select, Rule).
+
+%% @doc The carrier that this node would dial Node with: macula, inet_tcp, ...
+-spec carrier(node()) -> macula_dist_select:carrier().
+carrier(Node) ->
+    macula_dist_select:carrier(Node).
 
 %% @doc Makes this VM a node when it is none yet: macula_host@Host, or with a
 %% suffix when that name is taken. Over macula when the VM was started with

@@ -2,7 +2,7 @@
 %% `resolve/1' is pure; the other functions feed it what this VM was given.
 -module(macula_config).
 
--export([load/0, read/1, settings/0, ports/1, format_error/1]).
+-export([load/0, read/1, set/2, settings/0, ports/1, format_error/1]).
 -export([resolve/1, parse_address/1, known_keys/2, nearest/2]).
 
 -export_type([sources/0, config/0, origin/0, setting/0, bad_option/0, target/0]).
@@ -26,17 +26,19 @@
                     keyfile := {undefined | binary(), origin()},
                     mesh := {undefined | macula_mesh_options:mesh(), origin()},
                     dist_mode := {all | relay, origin()},
-                    peers := {#{node() => target()}, origin()}}.
+                    peers := {#{node() => target()}, origin()},
+                    select := {macula_dist_select:rule(), origin()}}.
 -type setting() :: #{key := atom(), value := term(), origin := origin()}.
 -type sources() :: #{node_port := default | inet:port_number(),
                      os_env := #{string() => string()},
                      kernel := #{atom() => term()},
-                     macula := #{atom() => term()}}.
+                     macula := #{atom() => term()},
+                     carriers := [macula_dist_select:carrier(), ...]}.
 
 -define(OS_ENV, ["MACULA_DIST_PORT", "MACULA_RELAYS", "MACULA_DIST_MODE"]).
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
--define(MACULA_ENV, [peers, dist, cookie, cluster, mesh]).
+-define(MACULA_ENV, [peers, dist, select, cookie, cluster, mesh]).
 -define(DIST_KEYS, [port, port_range, interface, advertise, threads,
                     tls_verify, cacertfile, certfile, keyfile]).
 
@@ -62,7 +64,20 @@ read(NodePort) ->
     resolve(#{node_port => NodePort,
               os_env => os_env(),
               kernel => kernel_env(),
-              macula => maps:from_list(application:get_all_env(macula))}).
+              macula => maps:from_list(application:get_all_env(macula)),
+              carriers => macula_dist_select:carriers()}).
+
+%% @doc Changes an option of this running node, of those that can be changed.
+-spec set(select, term()) -> ok | {error, bad_option()}.
+set(select, Rule) ->
+    ok = load(),
+    try rule(select, Rule, macula_dist_select:carriers()) of
+        Rule ->
+            ok = application:set_env(macula, select, Rule),
+            macula_dist_select:use(Rule)
+    catch
+        throw:{bad_option, _, _, _} = Bad -> {error, Bad}
+    end.
 
 %% @doc The same, as a list to look at.
 -spec settings() -> [setting()] | {error, bad_option()}.
@@ -105,7 +120,7 @@ resolve(Sources) ->
         throw:{bad_option, _, _, _} = Bad -> {error, Bad}
     end.
 
-resolve_all(#{macula := Env} = Sources, Dist) ->
+resolve_all(#{macula := Env, carriers := Carriers} = Sources, Dist) ->
     %% included_applications is OTP's own entry in every environment.
     ok = known_keys(maps:without([included_applications], Env), ?MACULA_ENV),
     ok = known_keys(Dist, ?DIST_KEYS),
@@ -116,6 +131,8 @@ resolve_all(#{macula := Env} = Sources, Dist) ->
       advertise => first([{Dist, advertise, dist}], fun address/2, undefined),
       threads => first([{Dist, threads, dist}], fun threads/2, default_threads()),
       peers => first([{Env, peers, macula}], fun peers/2, #{}),
+      select => first([{Env, select, macula}],
+                      fun(Key, Rule) -> rule(Key, Rule, Carriers) end, []),
       tls_verify => first([{Dist, tls_verify, dist}], fun tls_verify/2, none),
       cacertfile => first([{Dist, cacertfile, dist}], fun file_name/2, undefined),
       certfile => first([{Dist, certfile, dist}], fun file_name/2, undefined),
@@ -251,6 +268,48 @@ peer(Node, Address) when is_atom(Node) ->
 peer(Node, _) ->
     throw({bad_option, peers, node_name, Node}).
 
+rule(Key, [{Pattern, Carrier} | Others], Carriers) ->
+    ok = pattern(Key, Pattern),
+    ok = carrier({Key, Pattern}, Carrier, Carriers),
+    [{Pattern, Carrier} | rule(Key, Others, Carriers)];
+rule(_, [], _) ->
+    [];
+rule(Key, [Got | _], _) ->
+    throw({bad_option, Key, pattern_and_carrier, Got});
+rule(Key, Got, _) ->
+    throw({bad_option, Key, rule, Got}).
+
+%% Without an `@' only a star can be the name of a node.
+pattern(Key, Got) ->
+    case pattern_text(Got) of
+        {ok, "*"} -> ok;
+        {ok, Text} -> at_sign(lists:member($@, Text), Key, Got);
+        error -> throw({bad_option, Key, pattern, Got})
+    end.
+
+at_sign(true, _, _) -> ok;
+at_sign(false, Key, Got) -> throw({bad_option, Key, pattern, Got}).
+
+pattern_text(Atom) when is_atom(Atom) ->
+    {ok, atom_to_list(Atom)};
+pattern_text(Got) ->
+    try unicode:characters_to_list(Got) of
+        [_ | _] = Text -> {ok, Text};
+        _ -> error
+    catch
+        error:badarg -> error
+    end.
+
+%% With one carrier there is nothing to choose: a rule may stay in the
+%% configuration when the other one is gone.
+carrier(_, Carrier, [macula]) when is_atom(Carrier) ->
+    ok;
+carrier(Key, Got, Carriers) ->
+    case lists:member(Got, Carriers) of
+        true -> ok;
+        false -> throw({bad_option, Key, {one_of, Carriers}, Got})
+    end.
+
 %% @doc "192.0.2.7:4433", "[2001:db8::1]:4433", "host:4433" or {Ip, Port}.
 -spec parse_address(term()) -> {ok, target()} | error.
 parse_address({Ip, Port}) when is_integer(Port), Port > 0, Port < 65536, is_tuple(Ip) ->
@@ -352,6 +411,11 @@ expected(map) -> "a map";
 expected(relay_urls) -> "a list of relay URLs, such as [<<\"https://relay.example.org:4433\">>]";
 expected(relay_url) -> "a relay URL, such as <<\"https://relay.example.org:4433\">>";
 expected(realm_access) -> "open, {tokens, [Token]} or {cacertfile, File}";
+expected(rule) -> "a list of {Pattern, Carrier}";
+expected(pattern_and_carrier) ->
+    "made of {Pattern, Carrier}, such as {\"*@*.example.org\", macula}";
+expected(pattern) ->
+    "given by patterns of node names, such as \"*@*.example.org\"";
 expected(Other) -> io_lib:format("~tp", [Other]).
 
 setting(port) -> "a port of the relay's own, port => Port";

@@ -5,7 +5,7 @@
 -export([load/0]).
 -export([endpoint_open/1, endpoint_address/1, endpoint_rename/2, endpoint_accept/2,
          endpoint_close/1, endpoint_links/1, endpoint_stats/1, endpoint_cookie/3,
-         endpoint_identity/1, endpoint_renew/1]).
+         endpoint_identity/1, endpoint_renew/1, endpoint_prepare/2]).
 -export([dial/2, dial_cancel/1]).
 -export([mesh_join/2, mesh_leave/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
 -export([relay_start/2, relay_stop/2, relay_stats/1]).
@@ -15,10 +15,11 @@
 -export([registry_publish/3, registry_find/2, registry_list/1]).
 -export([registry_withdraw/1]).
 -export([mdns_start/1, mdns_stop/1]).
--export([call_times/0, memory/0]).
+-export([srv_lookup/3]).
+-export([call_times/0, memory/0, hop/1, hops/0]).
 
--export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, frame/0,
-              bad_file/0, mdns/0]).
+-export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, candidate/0,
+              frame/0, bad_file/0, mdns/0, hop/0]).
 
 -type endpoint() :: reference().
 -type dial() :: reference().
@@ -27,6 +28,10 @@
 -type registration() :: reference().
 -type mdns() :: reference().
 -type address() :: {inet:ip_address(), inet:port_number()}.
+%% An IPv6 address that means something only on a link comes with that interface's index.
+-type candidate() :: address()
+                   | {inet:ip6_address(), inet:port_number(), Interface :: pos_integer()}
+                   | mesh.
 -type bad_file() :: {bad_file, Path :: binary(), Why :: binary()}.
 -type frame() :: {Size :: non_neg_integer(), erlang:iovec()}.
 
@@ -50,8 +55,8 @@ load() ->
     end.
 
 path() ->
-    case os:getenv("MACULA_NIF_PATH") of
-        false -> filename:join(priv_dir(), "macula_nif");
+    case os:getenv("MACULA_NIF_PATH", "") of
+        "" -> filename:join(priv_dir(), "macula_nif");
         Path -> filename:rootname(Path, ".so")
     end.
 
@@ -108,6 +113,10 @@ endpoint_cookie(Endpoint, Question, Cookie) -> load_and(endpoint_cookie, [Endpoi
           {NodeId :: <<_:256>>, kept | ephemeral | {ephemeral, Why :: binary()}}.
 endpoint_identity(Endpoint) -> load_and(endpoint_identity, [Endpoint]).
 
+%% Waits until the key of this cookie is known, which takes a while the first time.
+-spec endpoint_prepare(endpoint(), Cookie :: binary()) -> ok.
+endpoint_prepare(Endpoint, Cookie) -> load_and(endpoint_prepare, [Endpoint, Cookie]).
+
 %% Certificates are read anew from their files.
 -spec endpoint_renew(endpoint()) -> ok | {error, bad_file()}.
 endpoint_renew(Endpoint) -> load_and(endpoint_renew, [Endpoint]).
@@ -117,7 +126,7 @@ endpoint_stats(Endpoint) -> load_and(endpoint_stats, [Endpoint]).
 
 %% Dialling: the caller gets {macula_dial, Id, {ok, Link} | {error, Attempts}}.
 
--spec dial(endpoint(), #{id := integer(), addresses := [address() | mesh], target := binary(),
+-spec dial(endpoint(), #{id := integer(), addresses := [candidate()], target := binary(),
                          name := binary(), cookie := binary(), timeout := pos_integer()}) -> {ok, dial()}.
 dial(Endpoint, Request) -> load_and(dial, [Endpoint, Request]).
 
@@ -207,6 +216,12 @@ registry_find(Dir, Name) -> load_and(registry_find, [Dir, Name]).
 -spec registry_list(binary()) -> {ok, [{binary(), address()}]} | {error, {io, binary()}}.
 registry_list(Dir) -> load_and(registry_list, [Dir]).
 
+%% DNS: the caller gets {macula_srv, Id, Found}, where the nodes of a host are.
+
+-spec srv_lookup(Id :: integer(), Host :: binary(), Timeout :: pos_integer()) ->
+          ok | {error, closed}.
+srv_lookup(Id, Host, Timeout) -> load_and(srv_lookup, [Id, Host, Timeout]).
+
 %% Multicast DNS: the owner gets {macula_mdns, found, Instance, Port, Ips,
 %% [{Key, Value}]} and {macula_mdns, lost, Instance}.
 
@@ -227,3 +242,14 @@ call_times() -> load_and(call_times, []).
 
 -spec memory() -> not_recorded | non_neg_integer().
 memory() -> load_and(memory, []).
+
+%% A message's way, see native/macula_net/src/hops.rs. Stamps are in ns of the
+%% system's monotonic clock, and each is told once.
+-type hop() :: sent | bridge_woken | called | queued | writing | socket_out | socket_in | reading | posted
+             | input_woken | received.
+
+-spec hop(hop()) -> ok.
+hop(Hop) -> load_and(hop, [Hop]).
+
+-spec hops() -> not_recorded | [{hop(), Ns :: non_neg_integer()}].
+hops() -> load_and(hops, []).

@@ -23,10 +23,39 @@ use_checkout() {
     ln -s "$root" _checkouts/macula
 }
 
+# own_home: from here on nothing of this user's is seen, nor changed.
+own_home() {
+    # Where cargo and rustup are was looked up by the home that was.
+    export CARGO_HOME="${CARGO_HOME:-${HOME:-/root}/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-${HOME:-/root}/.rustup}"
+    PATH=$PATH:$CARGO_HOME/bin
+    export HOME="$work/home" XDG_RUNTIME_DIR="$work/run" MACULA_HOME="$work/home/macula" MIX_HOME="$work/mix-home"
+    export ERL_CRASH_DUMP_SECONDS=0
+    mkdir -p "$HOME" "$XDG_RUNTIME_DIR" "$MACULA_HOME"
+    chmod 700 "$XDG_RUNTIME_DIR"
+}
+
+# block KIND NAME: the code in $guide after the line <!-- KIND: NAME -->
+block() {
+    awk -v mark="<!-- $1: $2 -->" '
+        $0 == mark { found = 1; next }
+        found && /^```/ { if (inside) exit; inside = 1; next }
+        inside { print }' "$guide"
+}
+
+# files PREFIX: every file of $guide below PREFIX, into the folder we are in.
+files() {
+    sed -n "s/^<!-- file: $1\\/\\(.*\\) -->$/\\1/p" "$guide" | while read -r name; do
+        mkdir -p "$(dirname "$name")"
+        block file "$1/$name" >"$name"
+    done
+}
+
 # start LOG COMMAND...: runs it in the background until the fixture ends, and sets $pid.
 start() {
     out=$1
     shift
+    # There at once for who looks into it.
+    : >"$out"
     "$@" >"$out" 2>&1 </dev/null &
     pid=$!
     started="$started $pid"

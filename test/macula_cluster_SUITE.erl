@@ -4,7 +4,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
--export([gossip/1, gossip_with_secret/1, gossip_ipv6_only/1, gossip_broadcast_only/1, gossip_seeds/1,
+-export([gossip/1, gossip_with_secret/1, gossip_ipv6_only/1, gossip_link_local_only/1, mdns_link_local_only/1, gossip_broadcast_only/1, gossip_seeds/1,
          gossip_over_inet_tcp/1, static/1, mdns/1, mdns_beside_avahi/1, configured/1, two_secrets/1,
          weak_cookie/1, ensure_distributed/1]).
 -export([crash_and_return/1, link_cut_and_healed/1, interface_removed_and_added/1, leave/1,
@@ -29,7 +29,7 @@ all() ->
     [{group, Group} || {Group, _} <- groups()].
 
 groups() ->
-    [{forming, [gossip, gossip_with_secret, gossip_ipv6_only, gossip_broadcast_only, gossip_seeds,
+    [{forming, [gossip, gossip_with_secret, gossip_ipv6_only, gossip_link_local_only, mdns_link_local_only, gossip_broadcast_only, gossip_seeds,
                 gossip_over_inet_tcp, static, mdns, mdns_beside_avahi, configured, two_secrets,
                 weak_cookie, ensure_distributed]},
      {changing, [crash_and_return, link_cut_and_healed, interface_removed_and_added, leave,
@@ -72,6 +72,23 @@ gossip_ipv6_only(_) ->
     [{0, _} = netlab:exec(Lab, Host, ["ip", "-4", "address", "flush", "dev", interface(Lab, Host)])
      || Host <- netlab:hosts(Lab)],
     forms(nodes_on(Lab), #{strategy => gossip}).
+
+%% Hosts without any address but those that every interface gives itself: they say nothing of the
+%% link they are on.
+gossip_link_local_only(_) ->
+    forms(nodes_on(link_local_lab()), #{strategy => gossip}).
+
+mdns_link_local_only(_) ->
+    Nodes = nodes_on(link_local_lab()),
+    forms(Nodes, #{strategy => mdns}),
+    Links = call(hd(Nodes), macula, links, []),
+    ?assertMatch([_, _], [Ip || #{address := {{16#fe80, _, _, _, _, _, _, _} = Ip, _}} <- Links]).
+
+link_local_lab() ->
+    Lab = netlab:start(lan, #{hosts => 3}),
+    [{0, _} = netlab:exec(Lab, Host, ["ip", Family, "address", "flush", "dev", Interface, "scope", "global"])
+     || Host <- netlab:hosts(Lab), Interface <- [interface(Lab, Host)], Family <- ["-4", "-6"]],
+    Lab.
 
 %% A switch that passes no multicast: broadcasts do.
 gossip_broadcast_only(_) ->
@@ -330,18 +347,18 @@ hostile_packets(_) ->
     await_said(A, "Invalid HMAC", ?HANG),
     receive {Before, _} -> ok end,
     _ = p99(A),
-    Idle = p99(A),
+    {Idle, _} = p99(A),
     log_calls(A),
     [] = called(A),
     Atoms = call(A, erlang, system_info, [atom_count]),
     Seconds = full(30, 5),
     Flood = spawn_flood(Lab, c, Recorded, Seconds),
     timer:sleep(500),
-    Busy = [p99(A) || _ <- lists:seq(1, Seconds - 2)],
+    {Busy, Control} = lists:unzip([p99(A) || _ <- lists:seq(1, (Seconds - 1) div 2)]),
     Sent = receive {Flood, Count} -> Count after ?HANG -> error(flood_hangs) end,
-    Median = lists:nth(length(Busy) div 2 + 1, lists:sort(Busy)),
-    ct:pal("~b datagrams in ~b s. Query p99: idle ~.1f us, under the flood ~.1f us (median of ~b: ~w)",
-           [Sent, Seconds, Idle, Median, length(Busy), [round(P) || P <- Busy]]),
+    [Median, Machine] = [lists:nth(length(Of) div 2 + 1, lists:sort(Of)) || Of <- [Busy, Control]],
+    ct:pal("~b datagrams in ~b s. Query p99: idle ~.1f us, under the flood ~.1f us, of an idle process then ~.1f us (medians of ~b: ~w, ~w)",
+           [Sent, Seconds, Idle, Median, Machine, length(Busy), [round(P) || P <- Busy], [round(P) || P <- Control]]),
     ?assert(Sent >= 4_000 * Seconds),
     ?assertEqual([], called(A)),
     ?assertEqual([], [N || N <- lists:seq(1, ?FORGED), is_atom_of(A, forged(N))]),
@@ -350,8 +367,9 @@ hostile_packets(_) ->
     ?assertEqual(Gossip, call(A, erlang, whereis, [macula_cluster_gossip])),
     ?assertEqual([name(B)], call(A, macula_cluster_gossip, get_discovered, [])),
     ?assert(has_said(A, "Invalid HMAC") =< 3),
-    %% Promised are 5 times; the machine that runs this has other things to do, and sends the flood.
-    ?assert(Median =< 20 * Idle, {Median, Idle}),
+    %% Promised are 5 times. The machine that runs this has other things to do, and sends the flood:
+    %% what an idle process suffers from that is no fault of gossip's.
+    ?assert(Median =< 5 * full(Idle, max(Idle, Machine)), {Median, Idle, Machine}),
     await_mesh([A, B]).
 
 %% Peers that swallow every packet hold up neither queries nor calls to others.
@@ -416,7 +434,7 @@ forms(Nodes, Options) ->
     _ = await_mesh(Nodes),
     Took = now_ms() - Start,
     ct:pal("~b nodes: full mesh after ~b ms (promised: ~b)", [length(Nodes), Took, ?MESH_MS]),
-    ?assert(Took < ?MESH_BOUND_MS, Took).
+    ?assert(Took < full(?MESH_MS, ?MESH_BOUND_MS), Took).
 
 await_mesh(Nodes) ->
     Start = now_ms(),
@@ -448,18 +466,36 @@ called(Node) ->
     [To || {trace, _, call, {net_kernel, connect_node, [To]}} <- collected(Node, call_log)].
 
 %% Of a thousand questions to the gossip server, in microseconds; without the agent's own way.
+%% Of a query, and of the same question to a process that has nothing else to do: what that takes is
+%% the machine's.
 p99(Node) ->
     call(Node, fun() ->
-                       Sorted = lists:sort([question() || _ <- lists:seq(1, 1_000)]),
-                       lists:nth(990, Sorted) / 1_000
+                       Idler = spawn_link(fun idle/0),
+                       Both = [{question(fun macula_cluster_gossip:get_connected/0), question(fun() -> ask_idler(Idler) end)}
+                               || _ <- lists:seq(1, 1_000)],
+                       unlink(Idler),
+                       exit(Idler, kill),
+                       {Queries, Control} = lists:unzip(Both),
+                       {p99_of(Queries), p99_of(Control)}
                end).
 
-%% Spread over a second, so that each comes upon whatever happens then.
-question() ->
+p99_of(Times) ->
+    lists:nth(990, lists:sort(Times)) / 1_000.
+
+%% Spread over two seconds, so that each comes upon whatever happens then.
+question(Ask) ->
     timer:sleep(1),
     Start = erlang:monotonic_time(nanosecond),
-    _ = macula_cluster_gossip:get_connected(),
+    _ = Ask(),
     erlang:monotonic_time(nanosecond) - Start.
+
+idle() ->
+    receive {Pid, Ref} -> Pid ! Ref, idle() end.
+
+ask_idler(Idler) ->
+    Ref = make_ref(),
+    Idler ! {self(), Ref},
+    receive Ref -> ok end.
 
 collect(Seen) ->
     receive

@@ -138,13 +138,13 @@ static() ->
 
 %% Once per change, in order; one that crashes or is slow disturbs nobody.
 callbacks() ->
-    ok = macula_cluster:start_cluster(?STATIC#{callback => self()}),
+    ok = macula_cluster:start_cluster(maps:put(callback, self(), ?STATIC)),
     [Callback] = callback_processes(),
     [Callback ! Event || Event <- [{nodeup, a@h}, {nodedown, a@h}]],
     ?assertEqual([{macula_cluster, nodeup, a@h}, {macula_cluster, nodedown, a@h}], messages(2)),
     ok = macula_cluster:stop_cluster(),
     persistent_term:put(?MODULE, self()),
-    ok = macula_cluster:start_cluster(?STATIC#{callback => {?MODULE, on_change}}),
+    ok = macula_cluster:start_cluster(maps:put(callback, {?MODULE, on_change}, ?STATIC)),
     [Again] = callback_processes(),
     Lines = macula_test_log:during(
               fun() ->

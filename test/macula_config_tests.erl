@@ -10,6 +10,7 @@ defaults_test() ->
                         advertise => {undefined, default},
                         threads => {max(1, min(8, erlang:system_info(schedulers_online) div 4)), default},
                         peers => {#{}, default},
+                        select => {[], default},
                         tls_verify => {none, default},
                         cacertfile => {undefined, default},
                         certfile => {undefined, default},
@@ -68,6 +69,17 @@ peers_test() ->
     ?assertMatch({ok, #{peers := {#{'b@h' := {{192, 0, 2, 7}, 4433}}, {app_env, macula, peers}}}},
                  resolve(#{macula => #{peers => #{'b@h' => "192.0.2.7:4433"}}})).
 
+%% Carriers.
+
+select_test_() ->
+    Rule = [{'b@h', macula}, {"*@*.paris.example.org", inet_tcp}, {<<"*">>, macula}],
+    [?_assertMatch({ok, #{select := {Rule, {app_env, macula, select}}}}, resolve(select(Rule))),
+     %% Left over from when there was another carrier.
+     ?_assertMatch({ok, #{select := {Rule, _}}}, resolve((select(Rule))#{carriers => [macula]}))].
+
+select(Rule) ->
+    #{macula => #{select => Rule}}.
+
 %% Certificates.
 
 certificates_test() ->
@@ -105,6 +117,13 @@ bad_option_test_() ->
              {dist(#{keyfile => "f"}), certfile, {needed_for, keyfile}, undefined},
              {dist(#{certfile => x, keyfile => "f"}), certfile, file_name, x},
              {dist(#{certfile => [-1], keyfile => "f"}), certfile, file_name, [-1]},
+             {select(#{}), select, rule, #{}},
+             {select([{"*", macula} | x]), select, rule, x},
+             {select([macula]), select, pattern_and_carrier, macula},
+             {select([{12, macula}]), select, pattern, 12},
+             {select([{"", macula}]), select, pattern, ""},
+             {select([{"h.example.org", macula}]), select, pattern, "h.example.org"},
+             {select([{"*", inet_tls}]), {select, "*"}, {one_of, [macula, inet_tcp]}, inet_tls},
              {#{macula => #{peers => []}}, peers, map, []},
              {#{macula => #{peers => #{b => "h:1"}}}, peers, node_name, b},
              {#{macula => #{peers => #{'b@h' => "h"}}}, {peers, 'b@h'}, address, "h"}]].
@@ -117,11 +136,12 @@ overruled_typo_test() ->
 every_error_is_readable_test_() ->
     [?_assertMatch([_ | _], lists:flatten(macula_config:format_error({bad_option, key, E, got})))
      || E <- [{did_you_mean, port}, {integer, 0, 1}, {range, 0, 1}, ip_address, address,
-              node_name, map, file_name, {one_of, [a]}, {needed_for, k}, {only_with, {k, v}}, other]].
+              node_name, map, rule, pattern_and_carrier, pattern, file_name, {one_of, [a]}, {needed_for, k}, {only_with, {k, v}}, other]].
 
 resolve(Given) ->
     macula_config:resolve(maps:merge(#{node_port => default, os_env => #{},
-                                       kernel => #{}, macula => #{}}, Given)).
+                                       kernel => #{}, macula => #{},
+                                       carriers => [macula, inet_tcp]}, Given)).
 
 port(Given) ->
     {ok, #{port := Port}} = resolve(Given),

@@ -7,7 +7,7 @@
 -export([suite/0, all/0, groups/0, end_per_testcase/2]).
 -export([unknown_host/1, closed_port/1, silent_port/1, garbage_port/1, mirror_port/1, dns_port/1, other_quic/1,
          http3_server/1, silent_server/1, later_acceptor/1, later_dialler/1, wrong_name/1, wrong_cookie/1,
-         name_of_a_live_node/1, illegal_name/1, short_name_with_dot/1, short_setuptime/1, one_line_for_many_dials/1]).
+         name_of_a_live_node/1, illegal_name/1, short_name_with_dot/1, short_setuptime/1, key_before_setuptime/1, one_line_for_many_dials/1]).
 -export([stranger/1, flood_of_connections/1]).
 -export([idle_link_stays/1, stopped_peer_goes_down/1, huge_message_is_life/1]).
 
@@ -27,7 +27,7 @@ all() ->
 groups() ->
     [{dials, [unknown_host, closed_port, silent_port, garbage_port, mirror_port, dns_port, other_quic, http3_server,
               silent_server, later_acceptor, later_dialler, wrong_name, wrong_cookie, name_of_a_live_node,
-              illegal_name, short_name_with_dot, short_setuptime, one_line_for_many_dials]},
+              illegal_name, short_name_with_dot, short_setuptime, key_before_setuptime, one_line_for_many_dials]},
      {strangers, [stranger, flood_of_connections]},
      %% They mostly wait, so they can do so together.
      {ticks, [parallel], [idle_link_stays, stopped_peer_goes_down, huge_message_is_life]}].
@@ -52,53 +52,48 @@ closed_port(_) ->
 
 %% Something has the port, but never answers.
 silent_port(_) ->
-    {Port, Close} = service(fun(_) -> [] end),
+    {Port, Close} = macula_test_service:silent(),
     fails(start(unique("a")), node_at(Port), [Port, "did not answer in time"]),
     Close().
 
 %% Something answers, but not QUIC.
 garbage_port(_) ->
-    {Port, Close} = service(fun(Packet) -> [rand:bytes(1 + rand:uniform(1_200)), <<"HTTP/1.1 400 Bad Request\r\n\r\n">>, <<0, Packet/binary>>] end),
+    {Port, Close} = macula_test_service:garbage(),
     fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "not in QUIC"]),
     Close().
 
 %% Something sends back what it gets: the node meets itself, and notices.
 mirror_port(_) ->
-    {Port, Close} = service(fun(Packet) -> [Packet] end),
+    {Port, Close} = macula_test_service:answering(fun(Packet) -> [Packet] end),
     fails(start(unique("a")), node_at(Port), [Port]),
     Close().
 
 %% Something answers as a name server would: the same id, a flag, a reason.
 dns_port(_) ->
-    {Port, Close} = service(fun(<<Id:16, _:16, Rest/binary>>) -> [<<Id:16, 16#8181:16, Rest/binary>>] end),
+    {Port, Close} = macula_test_service:answering(fun(<<Id:16, _:16, Rest/binary>>) -> [<<Id:16, 16#8181:16, Rest/binary>>] end),
     fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "not in QUIC"]),
     Close().
 
 %% A server of another version of QUIC says so (RFC 9000, 17.2.1).
 other_quic(_) ->
-    {Port, Close} = service(fun negotiate/1),
+    {Port, Close} = macula_test_service:other_quic(),
     fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "another version of QUIC"]),
     Close().
 
-negotiate(<<1:1, _:7, _Version:32, N, Theirs:N/binary, M, Ours:M/binary, _/binary>>) ->
-    [<<16#c0, 0:32, M, Ours/binary, N, Theirs/binary, 16#6b3343cf:32>>];
-negotiate(_) ->
-    [].
-
 http3_server(_) ->
-    {Port, Close} = foreigner(["h3"]),
+    {Port, Close} = macula_test_service:foreign(["h3"]),
     fails(start(unique("a")), node_at(Port), [Port, "does not speak macula", "a QUIC server of another protocol"]),
     Close().
 
 %% It completes TLS as we do, and then has nothing to say.
 silent_server(_) ->
-    {Port, Close} = foreigner(["silent"]),
+    {Port, Close} = macula_test_service:foreign(["silent"]),
     fails(start(unique("a")), node_at(Port), [Port, "did not answer in time"]),
     Close().
 
 %% A node of the future, which has forgotten our version: dialled by us, and dialling us.
 later_acceptor(_) ->
-    {Port, Close} = foreigner(["offers", "7", "9"]),
+    {Port, Close} = macula_test_service:foreign(["offers", "7", "9"]),
     fails(start(unique("a")), node_at(Port), [Port, "speaks versions 7 to 9", "same version of macula"]),
     Close().
 
@@ -111,12 +106,6 @@ later_dialler(_) ->
     macula_test_node:await_said(A, "macula: refused 127.0.0.1:", ?HANG),
     macula_test_node:await_said(A, "no protocol version in common", ?HANG),
     ?assertEqual(pong, call(start(unique("well")), net_adm, ping, [name(A)])).
-
-%% A peer of another make, and a way to end it.
-foreigner(Args) ->
-    Tool = macula_test_tool:start("foreigner", Args),
-    <<"listening ", Port/binary>> = macula_test_tool:heard(Tool, ?HANG),
-    {string:trim(binary_to_list(Port)), fun() -> macula_test_tool:stop(Tool) end}.
 
 %% Another node is at that address.
 wrong_name(_) ->
@@ -178,12 +167,35 @@ short_name_with_dot(_) ->
 
 %% With a net_setuptime of a second the dial ends within it, its causes told all the same.
 short_setuptime(_) ->
-    {Port, Close} = service(fun(_) -> [] end),
+    {Port, Close} = macula_test_service:silent(),
     A = start(unique("a"), #{args => ["-kernel", "net_setuptime", "1"]}),
     {Time, pang} = timed(fun() -> call(A, net_adm, ping, [node_at(Port)]) end),
     ?assert(Time < 1_000 + ?SLACK_MS),
     macula_test_node:await_said(A, "did not answer in time", ?HANG),
     Close().
+
+%% A key that takes longer than net_setuptime allows for the whole dial: that time is for the peer.
+%% Keys are computed one after the other, so those of other cookies make this one late.
+key_before_setuptime(_) ->
+    B = start(unique("b")),
+    A = start(unique("a"), #{cookie => "another_one", args => ["-kernel", "net_setuptime", "0.5"]}),
+    NodeB = name(B),
+    true = call(A, erlang, set_cookie, [NodeB, list_to_atom(macula_test_node:cookie())]),
+    {ok, Endpoint} = call(A, macula_dist_endpoint, dialling, []),
+    Prepare = fun(N) -> macula_dist_cookie:prepare(Endpoint, <<"another cookie ", N>>) end,
+    {One, ok} = timed(fun() -> call(A, fun() -> Prepare(0) end) end),
+    Keys = 1 + 2_000 div max(1, One),
+    {Took, Answer} = timed(fun() ->
+                               call(A, fun() ->
+                                           [spawn(fun() -> Prepare(N) end) || N <- lists:seq(1, Keys)],
+                                           timer:sleep(100),
+                                           net_adm:ping(NodeB)
+                                       end)
+                           end),
+    ct:log("one key: ~b ms; behind ~b of them: ~p after ~b ms", [One, Keys, Answer, Took]),
+    ?assertEqual(pong, Answer),
+    %% Else it would have shown nothing.
+    ?assert(Took > 600, Took).
 
 %% A process that keeps trying does not fill the log.
 one_line_for_many_dials(_) ->
@@ -218,26 +230,6 @@ domain(A) ->
 
 node_at(Port) ->
     list_to_atom("x@localhost:" ++ Port).
-
-%% A UDP port that answers each packet with these.
-service(Answers) ->
-    Self = self(),
-    Pid = spawn_link(fun() ->
-                         {ok, Socket} = gen_udp:open(0, [binary, {active, true}]),
-                         {ok, Port} = inet:port(Socket),
-                         Self ! {self(), integer_to_list(Port)},
-                         serve(Socket, Answers)
-                     end),
-    receive
-        {Pid, Port} -> {Port, fun() -> unlink(Pid), exit(Pid, kill), ok end}
-    end.
-
-serve(Socket, Answers) ->
-    receive
-        {udp, Socket, Ip, Port, Packet} ->
-            [gen_udp:send(Socket, Ip, Port, Answer) || Answer <- Answers(Packet)],
-            serve(Socket, Answers)
-    end.
 
 timed(Fun) ->
     Before = erlang:monotonic_time(millisecond),
@@ -320,7 +312,7 @@ spoiled(Packet, At) ->
 %% What a node sends first when it dials.
 real_initial() ->
     Self = self(),
-    {Port, Close} = service(fun(Packet) -> Self ! {initial, Packet}, [] end),
+    {Port, Close} = macula_test_service:answering(fun(Packet) -> Self ! {initial, Packet}, [] end),
     A = start(unique("dialler")),
     macula_test_node:cast(A, net_adm, ping, [node_at(Port)]),
     Initial = receive {initial, Packet} -> Packet after ?HANG -> error(nothing_came) end,

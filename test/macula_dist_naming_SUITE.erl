@@ -12,7 +12,8 @@
          port_range/1, port_range_of_kernel/1, default_port/1, default_port_taken/1, peer_table/1]).
 -export([port_taken/1, range_taken/1, duplicate_name/1, stale_registration/1, restart_at_once/1,
          registry_unusable/1, registry_is_per_folder/1]).
--export([origins/1, unknown_option/1, bad_values/1, bad_option_at_run_time/1, missing_library/1,
+-export([origins/1, unknown_option/1, bad_values/1, bad_option_at_run_time/1,
+         late_options/1, missing_library/1,
          illegal_own_name/1]).
 
 -import(macula_test_node, [start/1, start/2, try_start/2, call/2, call/4, name/1, connect/2,
@@ -35,7 +36,7 @@ groups() ->
                   port_range, port_range_of_kernel, default_port, default_port_taken, peer_table]},
      {registry, [port_taken, range_taken, duplicate_name, stale_registration, restart_at_once,
                  registry_unusable, registry_is_per_folder]},
-     {options, [origins, unknown_option, bad_values, bad_option_at_run_time, missing_library,
+     {options, [origins, unknown_option, bad_values, bad_option_at_run_time, late_options, missing_library,
                 illegal_own_name]}].
 
 end_per_testcase(_, _) ->
@@ -419,10 +420,22 @@ bad_option_at_run_time(_) ->
     ?assertEqual(pang, ping(A, 'nobody@localhost')),
     macula_test_node:await_said(A, "option peers should be a map", ?HANG).
 
+%% What is configured only when distribution runs, as by Mix's runtime.exs, is told by name.
+late_options(_) ->
+    A = start(unique("a")),
+    ok = call(A, application, set_env, [macula, dist, #{tls_verify => verify_peer, cacertfile => "ca.pem"}]),
+    {ok, _} = call(A, application, ensure_all_started, [macula]),
+    macula_test_node:await_said(A, "dist's cacertfile, dist's tls_verify: set after distribution had started", ?HANG),
+    B = start(unique("b"), #{args => dist_option("threads", "1")}),
+    {ok, _} = call(B, application, ensure_all_started, [macula]),
+    ?assertEqual(0, macula_test_node:has_said(B, "set after distribution had started")).
+
 %% Without the native library the node says which file is missing.
 missing_library(_) ->
     does_not_start(#{env => [{"MACULA_NIF_PATH", "/nowhere/macula_nif.so"}]},
-                   ["native library /nowhere/macula_nif", "could not be loaded"]).
+                   ["native library /nowhere/macula_nif", "could not be loaded"]),
+    %% An empty variable is none.
+    _ = start(unique("a"), #{env => [{"MACULA_NIF_PATH", ""}]}).
 
 %% A port in the node name that is none.
 illegal_own_name(_) ->

@@ -235,7 +235,8 @@ forgotten_endpoint_frees_its_port(_) ->
                 {ok, Endpoint} = macula_nif:endpoint_open(open_options()),
                 {_, Port} = macula_nif:endpoint_address(Endpoint),
                 ?assertNot(is_free(Port)),
-                Port
+                %% Referred to until here, whenever the process collects its garbage.
+                ?assertEqual(Port, element(2, macula_nif:endpoint_address(Endpoint)))
             end),
     Ports = call(A, fun() ->
                         [begin

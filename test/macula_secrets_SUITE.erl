@@ -73,7 +73,7 @@ crash(A, B) ->
      end || Kill <- [fun(Pid) -> exit(Pid, boom) end,
                      fun(Pid) -> exit(Pid, kill) end,
                      fun(Pid) -> Pid ! {macula_frames, none, [not_a_frame], 0} end,
-                     fun(Pid) -> catch sys:terminate(Pid, boom, 1_000) end]].
+                     fun(Pid) -> tried(sys, terminate, [Pid, boom, 1_000]) end]].
 
 dial_nowhere() ->
     Node = 'x@127.0.0.1',
@@ -89,7 +89,7 @@ link_processes() ->
 
 %% The endpoint's own end is the VM's: a gen_server that is terminated reports its state.
 end_of(B) ->
-    _ = (catch call(B, fun() -> sys:terminate(macula_dist_endpoint, boom) end)),
+    _ = tried(macula_test_node, call, [B, sys, terminate, [macula_dist_endpoint, boom]]),
     _ = macula_test_node:exit_status(B, ?HANG).
 
 %%% Searching
@@ -155,14 +155,22 @@ everything() ->
                       Item <- [dictionary, messages, current_stacktrace, initial_call, backtrace, links, monitors],
                       {_, Info} <- [process_info(Pid, Item)]],
                   [{{status, named(Pid), get_status}, Status}
-                   || Pid <- supervised(), Status <- [catch sys:get_status(Pid, 1_000)]],
+                   || Pid <- supervised(), Status <- [tried(sys, get_status, [Pid, 1_000])]],
                   [{{table, named(ets:info(Table, owner)), Table}, Rows}
                    || Table <- ets:all(), ets:info(Table, protection) =/= private,
-                      Rows <- [catch ets:tab2list(Table)]],
+                      Rows <- [tried(ets, tab2list, [Table])]],
                   [{{terms, persistent_term, Key}, Value} || {Key, Value} <- persistent_term:get()],
                   [{{env, App, all}, application:get_all_env(App)} || {App, _, _} <- application:loaded_applications()],
-                  [{{call, Module, Function}, catch apply(Module, Function, Args)}
+                  [{{call, Module, Function}, tried(Module, Function, Args)}
                    || {Module, Function, Args} <- calls()]]).
+
+%% What a failing call says, secrets may be in, too.
+tried(Module, Function, Args) ->
+    try
+        apply(Module, Function, Args)
+    catch
+        Class:Reason:Stack -> {Class, Reason, Stack}
+    end.
 
 %% What observer, etop and our own functions tell.
 calls() ->

@@ -7,7 +7,7 @@
 
 -type tool() :: port().
 
-%% @doc Starts a helper, built if need be. What it prints comes to the caller.
+%% @doc Starts a helper. What it prints comes to the caller.
 -spec start(string(), [string()]) -> tool().
 start(Name, Args) ->
     open(build(Name), Args).
@@ -52,13 +52,11 @@ stop(Tool) ->
     after 10_000 -> error(tool_cannot_be_stopped)
     end.
 
-%% Cargo knows whether there is something to do.
 build(Name) ->
-    Root = root(),
-    Said = os:cmd("cd " ++ Root ++ " && cargo build --locked --target-dir target -p macula_net --example " ++ Name ++ " 2>&1"),
-    Built = filename:join([Root, "target", "debug", "examples", Name]),
-    string:find(Said, "Finished") =/= nomatch orelse error({not_built, Said}),
-    Built.
+    Target = filename:join(root(), "target"),
+    netlab_os:rust_program(filename:join([Target, "debug", "examples", Name]),
+                           ["--target-dir", Target, "-p", "macula_net", "--example", Name,
+                            "--manifest-path", filename:join(root(), "Cargo.toml")]).
 
 %% The folder of the project: the library under test is in _build/PROFILE/lib/macula/ebin of it.
 root() ->

@@ -138,7 +138,10 @@ another_stands_in(Config) ->
     with_well_known_port(
       fun(Owner) ->
               B = start(unique("b"), localhost()),
-              A = start(unique("a"), elsewhere(Config, "stand_in")),
+              %% With a port of its own: it is in the same network all the same, and would stand in.
+              #{env := Env} = Elsewhere = elsewhere(Config, "stand_in"),
+              OwnPort = {"MACULA_DIST_PORT", integer_to_list(macula_test_node:free_port())},
+              A = start(unique("a"), Elsewhere#{env := [OwnPort | Env]}),
               macula_test_node:kill(Owner),
               {Took, _} = timed(fun() -> wait_until(fun() -> ping(A, B) =:= pong end) end),
               ct:log("reached again after ~b ms", [Took]),

@@ -17,6 +17,11 @@ unknown_option_test() ->
     ?assertMatch({error, {bad_scenario, {options, wan}, {unknown_keys, [dealy], _}}},
                  netlab_scenario:read(wan, #{dealy => 5})).
 
+%% Hosts come as one names them, whatever order the map of them has.
+order_test() ->
+    Names = [list_to_atom([Letter]) || Letter <- lists:seq($a, $z)],
+    ?assertEqual(Names, [Name || #{name := Name} <- netlab_scenario:machines(plan(lan, #{hosts => 26}))]).
+
 %% A home's way out is its router, which needs none: the public net is at its door.
 routes_test() ->
     Plan = plan(two_nats, #{}),

@@ -68,13 +68,14 @@ names(Interfaces) ->
     lists:usort([Name || #{name := Name} <- Interfaces]).
 
 %% @doc Where others reach this host: not by loopback, unless there is nothing
-%% else, and not by addresses that need to be told a link.
+%% else, and not by addresses that need to be told a link: those show in where
+%% an announcement comes from.
 -spec addresses([interface()]) -> [inet:ip_address()].
 addresses(Interfaces) ->
     {Loopback, Others} = lists:partition(fun(#{loopback := Is}) -> Is end, Interfaces),
-    case global(Others) of
+    case Others of
         [] -> global(Loopback);
-        Addresses -> Addresses
+        _ -> global(Others)
     end.
 
 global(Interfaces) ->

@@ -350,13 +350,19 @@ where(#{port := Port} = Announcement, From, State) ->
               true -> [From | lists:delete(From, Told)];
               false -> Told ++ [From]
           end,
-    [{Ip, Port} || Ip <- Ips, is_dialled(Ip, State)];
+    {OfLink, Others} = lists:partition(fun macula_gossip_interfaces:is_link_local/1,
+                                       [Ip || Ip <- Ips, is_believed(Ip, State)]),
+    %% An address that means something only on its link is for those that have no other.
+    Dialled = case Others of
+                  [] -> [Ip || Ip <- OfLink, tuple_size(Ip) =:= 8];
+                  _ -> Others
+              end,
+    [{Ip, Port} || Ip <- Dialled];
 where(_, _, _) ->
     [].
 
-is_dialled(Ip, #state{secret = Secret, interfaces = Interfaces}) ->
-    not macula_gossip_interfaces:is_link_local(Ip)
-        andalso (Secret =/= none orelse macula_gossip_interfaces:is_on_link(Ip, Interfaces)).
+is_believed(Ip, #state{secret = Secret, interfaces = Interfaces}) ->
+    Secret =/= none orelse macula_gossip_interfaces:is_on_link(Ip, Interfaces).
 
 log_once(About, Report, #state{said = Said} = State) ->
     Now = erlang:monotonic_time(millisecond),

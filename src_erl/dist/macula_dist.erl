@@ -8,6 +8,7 @@
 
 -export([childspecs/0, listen/1, listen/2, accept/1, accept_connection/5, setup/5,
          close/1, select/1, address/0, is_node_name/1, setopts/2, getopts/2]).
+-export([own_name/0]).
 -export([do_accept/6, do_setup/6]).
 
 %% What net_kernel tells carriers apart by. The family is only a label: one
@@ -88,10 +89,15 @@ accept(Handle) ->
 close(Handle) ->
     macula_dist_endpoint:close(Handle).
 
-%% @doc Runs inside net_kernel, so it only looks at the name. A name with a bad
-%% host or port is taken, so that setup can say what is wrong with it.
+%% @doc Runs inside net_kernel, so it only looks at the name, and at the rule
+%% where there are other carriers.
 -spec select(node()) -> boolean().
 select(Node) ->
+    can_dial(Node) andalso macula_dist_select:carrier(Node) =:= macula.
+
+%% A name with a bad host or port is taken, so that setup can say what is wrong
+%% with it.
+can_dial(Node) ->
     case macula_dist_name:split(Node) of
         {ok, _} -> true;
         {error, {bad_host, _}} -> true;
@@ -147,6 +153,8 @@ setup(Node, Type, MyNode, Domain, SetupTime) ->
 
 -spec do_setup(pid(), node(), atom(), node(), domain(), timeout()) -> no_return().
 do_setup(Kernel, Node, Type, MyNode, Domain, SetupTime) ->
+    %% What only this node has to do is not to be taken from the time for the peer's answer.
+    ok = macula_dist_dialler:prepare(Node),
     Timer = dist_util:start_timer(SetupTime),
     case reach(Node, macula_dist_name:check(Node, Domain), SetupTime) of
         {ok, Socket} ->
@@ -189,7 +197,9 @@ dial(Node, Parts, SetupTime) ->
 dial_time(SetupTime) ->
     max(1, min(?NEGOTIATION_TIMEOUT, SetupTime - max(20, min(500, SetupTime div 10)))).
 
-%% A node with a dynamic name has none until its first peer gives it one.
+%% @doc This node's name, as hellos have it. A node with a dynamic name has
+%% none until its first peer gives it one.
+-spec own_name() -> binary().
 own_name() ->
     case node() of
         nonode@nohost -> <<>>;

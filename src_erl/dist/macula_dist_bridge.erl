@@ -11,6 +11,8 @@
 -export([system_continue/3, system_terminate/4, system_code_change/4, system_get_state/1,
          system_replace_state/2]).
 
+-include("macula_hops.hrl").
+
 %% What one native call takes: it runs on a normal scheduler, so well under 1 ms.
 %% One fragment of the emulator; with four times that, one call of 58 000 took 1.1 ms.
 -define(BATCH_BYTES, 65_536).
@@ -96,6 +98,7 @@ loop(State) ->
     end.
 
 handle(dist_data, #state{phase = idle} = State) ->
+    ?HOP(bridge_woken),
     loop(State#state{phase = draining});
 handle({macula_link, Id, writable}, #state{id = Id, phase = blocked} = State) ->
     loop(resume(State#state{phase = draining}));

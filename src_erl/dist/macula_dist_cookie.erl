@@ -2,7 +2,7 @@
 %% native side, which proves that both hold it.
 -module(macula_dist_cookie).
 
--export([with/1, with_name/1]).
+-export([with/1, with_name/1, prepare/2]).
 
 %% @doc The cookie for a node that is dialled. Asked anew each time: OTP tells
 %% nobody when a cookie changes.
@@ -20,6 +20,17 @@ with_name(Name) ->
         Node -> with(Node)
     catch
         error:_ -> text(auth:get_cookie())
+    end.
+
+%% @doc Returns when the native side knows the key of this cookie, which takes
+%% it a while the first time. What is missing is told by the dial.
+-spec prepare(macula_nif:endpoint(), binary()) -> ok.
+prepare(Endpoint, Cookie) ->
+    %% A crash here would be reported with its arguments, and so with the cookie.
+    try
+        macula_nif:endpoint_prepare(Endpoint, Cookie)
+    catch
+        error:_ -> ok
     end.
 
 text(Cookie) ->

@@ -3,7 +3,7 @@
 %% be that node wins.
 -module(macula_dist_dialler).
 
--export([connect/2]).
+-export([connect/2, prepare/1]).
 
 -export_type([request/0]).
 
@@ -15,12 +15,27 @@
 %% address's own reason.
 -define(REPORT_MS, 50).
 
+%% Once the addresses of a host in one family of addresses are known, or that
+%% there are none, those in the other one are worth this much waiting: some name
+%% servers never answer to questions for IPv6.
+-define(OTHER_FAMILY_MS, 2_000).
+
 -record(race, {request :: request(),
                deadline :: integer(),
                resolvers :: #{pid() => macula_dist_resolver:source()},
+               overdue = [] :: [pid()],
                dials = #{} :: #{integer() => {macula_nif:dial(), macula_dist_resolver:source()}},
-               tried = [] :: [macula_nif:address() | mesh],
+               tried = [] :: [macula_nif:candidate()],
                failures = [] :: [macula_dist_log:attempt()]}).
+
+%% @doc Returns when all is there that calling this node takes: the first time
+%% the key of the cookie shared with it. What is missing is told by the dial.
+-spec prepare(node()) -> ok.
+prepare(Node) ->
+    case macula_dist_endpoint:dialling() of
+        {ok, Endpoint} -> macula_dist_cookie:prepare(Endpoint, macula_dist_cookie:with(Node));
+        {error, _} -> ok
+    end.
 
 %% @doc Races for a link and gives it to `Adopt', whose answer is the result.
 %%
@@ -46,20 +61,34 @@ run(#{endpoint := Endpoint, node := Node, parts := Parts, timeout := Timeout} = 
         {error, _} = Error -> Error
     end.
 
-loop(#race{resolvers = Resolvers, dials = Dials, failures = Failures})
-  when map_size(Resolvers) =:= 0, map_size(Dials) =:= 0 ->
-    {error, lists:reverse(Failures)};
-loop(#race{resolvers = Resolvers, dials = Dials} = Race) ->
+loop(#race{resolvers = Resolvers, overdue = Overdue, dials = Dials} = Race) ->
+    case map_size(Dials) =:= 0 andalso maps:without(Overdue, Resolvers) =:= #{} of
+        true -> given_up(Race);
+        false -> await(Race)
+    end.
+
+await(#race{resolvers = Resolvers, overdue = Overdue, dials = Dials} = Race) ->
     receive
         {candidates, Pid, Found} ->
             {Source, Left} = maps:take(Pid, Resolvers),
+            _ = expect_other_family(Source, Left),
             loop(candidates(Found, Source, Race#race{resolvers = Left}));
+        {overdue, Pid} ->
+            loop(Race#race{overdue = [Pid | Overdue]});
         {macula_dial, Id, Result} when is_map_key(Id, Dials) ->
             {{_, Source}, Left} = maps:take(Id, Dials),
             dialled(Result, Source, Race#race{dials = Left})
     after left(Race) ->
-        {error, lists:reverse(Race#race.failures, unfinished(Race))}
+        given_up(Race)
     end.
+
+given_up(#race{failures = Failures} = Race) ->
+    {error, lists:reverse(Failures, unfinished(Race))}.
+
+expect_other_family(Source, Resolvers) ->
+    Other = macula_dist_resolver:other_family(Source),
+    [erlang:send_after(?OTHER_FAMILY_MS, self(), {overdue, Pid})
+     || {Pid, Asked} <- maps:to_list(Resolvers), Asked =:= Other].
 
 dialled({ok, Link}, _, #race{dials = Others}) ->
     cancel(Others),

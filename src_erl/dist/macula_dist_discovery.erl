@@ -71,7 +71,7 @@ lookup_node(Name, Timeout) ->
 
 await(Name, Timeout) ->
     _ = subscribe(self()),
-    _ = erlang:send_after(Timeout, self(), too_late),
+    _ = Timeout =:= infinity orelse erlang:send_after(Timeout, self(), too_late),
     await(Name).
 
 await(Name) ->

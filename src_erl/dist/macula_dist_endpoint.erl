@@ -8,9 +8,8 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, listen/2, accept/2, close/1, dialling/0, opened/0,
-         named/1, address/0, identity/0,
-         links/0, stats/0, renew_certificates/0]).
+-export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
+         links/0, stats/0, renew_certificates/0, late_options/0, opened/0, open_unnamed/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -21,6 +20,8 @@
 -record(open, {endpoint :: macula_nif:endpoint(),
                name :: binary(),
                advertise :: undefined | macula_config:target(),
+               node_port :: default | inet:port_number(),
+               config :: macula_config:config(),
                handle :: handle() | undefined,
                registration :: macula_nif:registration() | undefined}).
 
@@ -101,6 +102,20 @@ stats() ->
 renew_certificates() ->
     call(renew_certificates).
 
+%% @doc The options that are configured otherwise now than when the endpoint was
+%% opened, of those that it cannot change while it is open.
+-spec late_options() -> {ok, [atom()]} | {error, not_running | macula_config:bad_option()}.
+late_options() ->
+    call(late_options).
+
+%% @doc An endpoint of the caller's own, to dial from where there is no other.
+-spec open_unnamed() -> {ok, macula_nif:endpoint()} | {error, term()}.
+open_unnamed() ->
+    case open(<<>>, #{port => default}) of
+        {ok, #open{endpoint = Endpoint}} -> {ok, Endpoint};
+        {error, _} = Error -> Error
+    end.
+
 %% Without the carrier, or while it stops, there is just no endpoint.
 call(Request) ->
     try
@@ -113,6 +128,7 @@ call(Request) ->
 init([]) ->
     process_flag(trap_exit, true),
     ok = macula_dist_log:init(),
+    ok = macula_dist_select:init(),
     {ok, closed}.
 
 -spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.
@@ -202,10 +218,21 @@ answer(stats, #open{endpoint = Endpoint} = State) ->
     {macula_nif:endpoint_stats(Endpoint), State};
 answer(stats, closed) ->
     {#{}, closed};
+answer(late_options, #open{node_port = NodePort, config = Config} = State) ->
+    {late(Config, macula_config:read(NodePort)), State};
+answer(late_options, closed) ->
+    {{ok, []}, closed};
 answer(renew_certificates, #open{endpoint = Endpoint} = State) ->
     {macula_nif:endpoint_renew(Endpoint), State};
 answer(renew_certificates, closed) ->
     {{error, not_running}, closed}.
+
+late(_, {error, _} = Error) ->
+    Error;
+late(Opened, {ok, Now}) ->
+    Fixed = maps:without([peers, select], Opened),
+    {ok, [Key || {Key, {Value, _}} <- lists:sort(maps:to_list(Fixed)),
+                 element(1, maps:get(Key, Now)) =/= Value]}.
 
 listening({error, _} = Error) ->
     {Error, closed};
@@ -239,14 +266,14 @@ open(Name, #{port := NodePort}) ->
     case macula_nif:load() of
         ok ->
             ok = macula_config:load(),
-            configured(Name, macula_config:read(NodePort));
+            configured(Name, NodePort, macula_config:read(NodePort));
         {error, _} = Error ->
             Error
     end.
 
-configured(_, {error, _} = Error) ->
+configured(_, _, {error, _} = Error) ->
     Error;
-configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
+configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
     #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _},
       cacertfile := {Authorities, _}, mesh := {Mesh, _}} = Config,
     Ports = ports(Name, Choice),
@@ -260,7 +287,8 @@ configured(Name, {ok, #{port := {Choice, Origin}} = Config}) ->
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
             ok = macula_mesh:enter(Endpoint, Mesh),
-            {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise}};
+            {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise,
+                       node_port = NodePort, config = Config}};
         {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
         {error, _} = Error -> Error
     end.

@@ -6,6 +6,8 @@
 -export([start_link/2, finish/1]).
 -export([init/2]).
 
+-include("macula_hops.hrl").
+
 %% A connection that took no more data is being torn down by net_kernel; this
 %% is how long that may take before this process goes by itself.
 -define(CONTROLLER_TIMEOUT, 30_000).
@@ -39,6 +41,7 @@ init(Link, DHandle) ->
 loop(Link, Id, DHandle, Since) ->
     receive
         {macula_frames, Id, Frames, Bytes} ->
+            ?HOP(input_woken),
             ok = deliver(Frames, DHandle),
             ok = macula_nif:link_credit(Link, Bytes),
             loop(Link, Id, DHandle, collect(Since + Bytes));

@@ -4,14 +4,16 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, refused/3, certificate/1, unreachable/2, relay/2, listen_failed/2, illegal_name/2, note/2, format/1]).
--export([let_through/0, relay_reason/1]).
+-export([init/0, refused/3, certificate/1, unreachable/2, relay/2, listen_failed/2, illegal_name/2,
+         note/2, format/1]).
+-export([let_through/0]).
+-export([reason/1, relay_reason/1, address/1, check/1]).
 
 -export_type([attempt/0]).
 
 %% What was tried to reach a node, and how it ended. Without an address it is
 %% the looking up itself that failed.
--type attempt() :: #{source := atom(), reason := term(), address => macula_nif:address()}.
+-type attempt() :: #{source := atom(), reason := term(), address => macula_nif:candidate()}.
 
 %% The same failure of the same node is said again only after this.
 -define(REPEAT_MS, 5_000).
@@ -112,7 +114,7 @@ listen_failed(Node, Reason) ->
 printed(Deadline) ->
     Printer = whereis(logger_simple_h),
     case is_pid(Printer) andalso process_info(Printer, [message_queue_len, current_function]) of
-        [{message_queue_len, 0}, {current_function, {logger_simple_h, loop, 1}}] ->
+        [{message_queue_len, 0}, {current_function, {logger_simple_h, loop, _}}] ->
             ok;
         [_ | _] ->
             receive after 5 -> ok end,
@@ -203,6 +205,14 @@ format(#{event := listen_failed, node := Node, reason := Reason}) ->
     {"macula: ~ts cannot listen: ~ts", [Node, reason(Reason)]};
 format(#{event := registry_unusable, reason := Reason}) ->
     {"macula: other nodes of this machine will not find this one by name: ~ts", [reason(Reason)]};
+format(#{event := late_options, reason := Keys}) ->
+    {"macula: ~ts: set after distribution had started, and without effect until it starts anew. "
+     "Set it in sys.config, or with Mix: releases: [name: [reboot_system_after_config: true]]",
+     [lists:join(", ", [io_lib:format("dist's ~tp", [Key]) || Key <- Keys])]};
+format(#{event := not_asked_first, reason := Carriers}) ->
+    {"macula: with -proto_dist ~ts other carriers take nodes before macula is asked, and the rule "
+     "in {macula, [{select, ...}]} does not count for those; write macula last",
+     [lists:join(" ", Carriers)]};
 format(#{event := Event, reason := Reason}) ->
     {"macula: ~tp: ~ts", [Event, reason(Reason)]}.
 
@@ -211,6 +221,10 @@ attempt(#{source := Source, address := Address, reason := Reason}) ->
 attempt(#{source := Source, reason := Reason}) ->
     io_lib:format("~tp: ~ts", [Source, reason(Reason)]).
 
+%% @doc An address as people write it.
+-spec address(macula_nif:candidate()) -> iolist().
+address({Ip, Port, Interface}) ->
+    ["[", inet:ntoa(Ip), "%", integer_to_list(Interface), "]:", integer_to_list(Port)];
 address({Ip, Port}) when tuple_size(Ip) =:= 8 ->
     ["[", inet:ntoa(Ip), "]:", integer_to_list(Port)];
 address({Ip, Port}) ->
@@ -233,10 +247,15 @@ relay_reason({certificate, wrong_name}) -> "its certificate does not name its ho
 relay_reason({lost, Text}) -> Text;
 relay_reason(Reason) -> reason(Reason).
 
+%% @doc How an attempt ended, in words.
+-spec reason(term()) -> iolist().
 reason(no_mesh) -> "no mesh is joined: macula:join_mesh/1";
 reason(not_in_mesh) -> "no relay knows of it under this node's cookie in this realm";
 reason(timeout) -> "did not answer in time";
+reason(no_hello) -> "connected, but did not answer in time";
 reason(not_found) -> "not known there";
+reason(not_offered) -> "says that there are no nodes on that host";
+reason({dns, Text}) -> Text;
 reason(nxdomain) -> "no such host";
 reason(busy) -> "takes no new connections now";
 reason(not_running) -> "this node's endpoint does not run";
@@ -316,7 +335,8 @@ general_advice(Node) ->
     io_lib:format("Check that it runs with -proto_dist macula, that its UDP port is open, "
                   "and its address: {macula, [{peers, #{'~ts' => \"Ip:Port\"}}]}.", [Node]).
 
-%% What a peer that answered gives away.
+%% @doc What a peer that answered gives away: what to check, if anything.
+-spec check(term()) -> [string()].
 check({refused, proof}) -> ["Check that erlang:get_cookie() is the same on both nodes."];
 check(not_in_mesh) ->
     ["Check that it has joined the mesh, and that cookie and realm are the same on both nodes."];

@@ -3,7 +3,7 @@
 -module(macula_dist_name).
 
 -export([split/1, check/2, format_error/1]).
--export([default_port/0]).
+-export([default_port/0, fields/2]).
 
 -export_type([parts/0, error/0]).
 
@@ -105,8 +105,10 @@ port([Digit | _] = Text) when Digit >= $0, Digit =< $9 ->
 port(_) ->
     error.
 
-%% By code points. string:split/3 goes by what a reader takes for one character,
-%% so that an accent after the `@' would hide it.
+%% @doc What stands between the separators, by code points. string:split/3 goes
+%% by what a reader takes for one character, so that an accent after the `@'
+%% would hide it.
+-spec fields(string(), char()) -> [string(), ...].
 fields(Text, Separator) ->
     case lists:splitwith(fun(Char) -> Char =/= Separator end, Text) of
         {Field, [_ | Rest]} -> [Field | fields(Rest, Separator)];

@@ -2,12 +2,16 @@
 %% its own, so that a slow one does not hold up the others.
 -module(macula_dist_resolver).
 
--export([start/4]).
+-export([start/4, other_family/1]).
 
 -export_type([source/0]).
 
--type source() :: peers | registry | discovery | name | dns | dns6 | mesh.
--type found() :: {ok, [macula_nif:address() | mesh]} | {error, term()}.
+-type source() :: peers | registry | discovery | name | srv | dns | dns6 | mesh.
+-type found() :: {ok, [macula_nif:candidate()]} | {error, term()}.
+
+%% What DNS may take to tell of a service. Most hosts have none, and a name
+%% server that says nothing must not keep everyone waiting for that.
+-define(SRV_MS, 2_000).
 
 %% A way through a relay is there at once and costs more for as long as the link
 %% lives: what is within reach should be reached directly. As for the families
@@ -28,8 +32,38 @@ mode() ->
         {error, _} -> all
     end.
 
+%% @doc The source that looks the same host up in the other family of addresses.
+-spec other_family(source()) -> dns | dns6 | name | peers | none.
+other_family(dns) -> dns6;
+other_family(dns6) -> dns;
+other_family(Source) when Source =:= name; Source =:= peers -> Source;
+other_family(_) -> none.
+
 ask(Caller, Ask) ->
-    spawn_link(fun() -> Caller ! {candidates, self(), attempt(Ask)} end).
+    spawn_link(fun() -> Caller ! {candidates, self(), on_links(attempt(Ask))} end).
+
+%% An address that means something only on a link does not say on which: it may
+%% be any of ours.
+on_links({ok, Addresses}) -> {ok, lists:append([on_link(Address) || Address <- Addresses])};
+on_links({error, _} = Error) -> Error.
+
+on_link(mesh) ->
+    [mesh];
+on_link({Ip, Port} = Address) ->
+    case is_of_link(Ip) of
+        true -> [{Ip, Port, Index} || Index <- links()];
+        false -> [Address]
+    end.
+
+%% Where IPv6 runs every interface has an address of its link.
+links() ->
+    {ok, Interfaces} = inet:getifaddrs(),
+    [Index || {Name, Options} <- Interfaces,
+              lists:any(fun is_of_link/1, proplists:get_all_values(addr, Options)),
+              {ok, Index} <- [net:if_name2index(Name)]].
+
+is_of_link({First, _, _, _, _, _, _, _}) -> First band 16#ffc0 =:= 16#fe80;
+is_of_link(_) -> false.
 
 %% Whatever a source runs into, the others go on.
 -spec attempt(fun(() -> found())) -> found().
@@ -75,9 +109,26 @@ discovered(Addresses) -> [{discovery, fun() -> {ok, Addresses} end}].
 
 %% A port in the node name says where it is; else the well-known one.
 by_host(#{host := Host, port := default}, Timeout) ->
-    at(dns, dns6, Host, macula_dist_name:default_port(), Timeout);
+    service(Host, min(Timeout, ?SRV_MS))
+        ++ at(dns, dns6, Host, macula_dist_name:default_port(), Timeout);
 by_host(#{host := Host, port := Port}, Timeout) ->
     at(name, name, Host, Port, Timeout).
+
+%% DNS knows nothing of this machine or of bare addresses.
+service("localhost", _) -> [];
+service(Host, Timeout) when is_list(Host) -> [{srv, fun() -> look_up_service(Host, Timeout) end}];
+service(_, _) -> [].
+
+look_up_service(Host, Timeout) ->
+    Id = erlang:unique_integer([positive]),
+    case macula_nif:srv_lookup(Id, unicode:characters_to_binary(Host), Timeout) of
+        ok ->
+            receive
+                {macula_srv, Id, Found} -> Found
+            end;
+        {error, _} = Error ->
+            Error
+    end.
 
 at(Source, _, Ip, Port, _) when is_tuple(Ip) ->
     [{Source, fun() -> {ok, [{Ip, Port}]} end}];

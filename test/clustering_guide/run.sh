@@ -12,31 +12,10 @@ if [ "$(uname)" != Linux ] || [ "$(id -u)" -ne 0 ]; then
     exit 0
 fi
 
-# block KIND NAME: the code after the line <!-- KIND: NAME -->
-block() {
-    awk -v mark="<!-- $1: $2 -->" '
-        $0 == mark { found = 1; next }
-        found && /^```/ { if (inside) exit; inside = 1; next }
-        inside { print }' "$guide"
-}
-
-# files PREFIX: every file of the guide below PREFIX, into the folder we are in.
-files() {
-    sed -n "s/^<!-- file: $1\\/\\(.*\\) -->$/\\1/p" "$guide" | while read -r name; do
-        mkdir -p "$(dirname "$name")"
-        block file "$1/$name" >"$name"
-    done
-}
-
 # The guide's names for macula's sources, and nothing of this user's.
 copy_fixture "$root/test/clustering_guide" clustering_guide
 ln -s "$root" macula
-export HOME="$work/home" XDG_RUNTIME_DIR="$work/run" MACULA_HOME="$work/home/macula" ERL_CRASH_DUMP_SECONDS=0
-# Where cargo and rustup are was looked up by the home that was.
-PATH=$PATH:${CARGO_HOME:-/root/.cargo}/bin
-export CARGO_HOME="${CARGO_HOME:-/root/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-/root/.rustup}"
-mkdir -p "$HOME" "$XDG_RUNTIME_DIR" "$MACULA_HOME"
-chmod 700 "$XDG_RUNTIME_DIR"
+own_home
 
 # --- hosts on one switch ---------------------------------------------------------------------------------------------
 

@@ -78,7 +78,9 @@ wait() ->
     ok = macula_dist_discovery:register_node('other@h', ?OTHER),
     ok = macula_dist_discovery:register_node('later@h', ?ADDRESS),
     ?assertEqual({ok, ?ADDRESS}, receive {found, Found} -> Found end),
+    ?assertEqual({ok, ?ADDRESS}, macula_dist_discovery:lookup_node('later@h', infinity)),
     ?assertEqual({error, not_found}, macula_dist_discovery:lookup_node('never@h', 20)),
+    ?assertEqual({error, not_found}, macula_dist_discovery:lookup_node('never@h', 0)),
     ?assertEqual([], messages()).
 
 %% Readers never wait for the process.

@@ -34,7 +34,7 @@
 
 -define(SCOPE, netlab).
 -define(KEEPER_MS, 60_000).
--define(TOOLS, ["ip", "nft", "conntrack", "sysctl", "tcpdump", "cargo", "unshare"]).
+-define(TOOLS, ["ip", "nft", "conntrack", "sysctl", "tcpdump", "unshare"]).
 
 -record(state, {id :: string(),
                 keeper :: port(),
@@ -57,6 +57,7 @@ requirements() ->
     [{"Linux", fun() -> os:type() =:= {unix, linux} end},
      {"root", fun() -> string:trim(os:cmd("id -u")) =:= "0" end}]
         ++ [{Tool ++ " (./dev setup)", fun() -> netlab_os:is_installed(Tool) end} || Tool <- ?TOOLS]
+        ++ [{"cargo", fun netlab_os:has_rust_programs/0}]
         %% In a container root may have neither.
         ++ [{"network namespaces", fun() -> succeeds(["unshare", "-n", "true"]) end},
             {"/dev/net/tun", fun() -> succeeds(["test", "-c", "/dev/net/tun"]) end}].
@@ -215,7 +216,7 @@ start_keeper(Id) ->
     end.
 
 build(#state{id = Id, plan = #{machines := Machines} = Plan} = State, Seed) ->
-    All = maps:values(Machines),
+    All = netlab_scenario:machines(Plan),
     ok = netlab_space:batch(Id, [["netns add ", netlab_space:namespace(Id, Name)]
                                  || Name <- maps:keys(Machines) ++ netlab_wiring:switches(Plan)]),
     ok = lists:foreach(fun(Machine) -> netlab_machine:prepare(Id, Machine, Plan) end, All),
@@ -246,8 +247,8 @@ handle_call(Request, _, State) ->
 
 answer(id, State) ->
     {State#state.id, State};
-answer({machines, Kind}, #state{plan = #{machines := Machines}} = State) ->
-    {[Name || #{name := Name, kind := K} <- maps:values(Machines), K =:= Kind], State};
+answer({machines, Kind}, #state{plan = Plan} = State) ->
+    {[Name || #{name := Name, kind := K} <- netlab_scenario:machines(Plan), K =:= Kind], State};
 answer({within, Name}, State) ->
     #{} = machine(Name, State),
     {netlab_space:exec(State#state.id, Name), State};
@@ -255,7 +256,7 @@ answer({netns, Name}, State) ->
     #{} = machine(Name, State),
     {{netns, "/run/netns/" ++ netlab_space:namespace(State#state.id, Name)}, State};
 answer({address, Link, Family}, State) ->
-    {Name, Net} = link(Link, State),
+    {Name, Net} = attachment(Link, State),
     #{links := Links} = machine(Name, State),
     [Address] = [case Family of inet -> V4; inet6 -> V6 end
                  || #{net := N, address := V4, address6 := V6} <- Links, N =:= Net],
@@ -279,7 +280,7 @@ changed({set, Link, Impairment}, State) ->
     end,
     State;
 changed({readdress, Link}, #state{id = Id, plan = Plan} = State) ->
-    {Name, Net} = link(Link, State),
+    {Name, Net} = attachment(Link, State),
     Changed = State#state{plan = netlab_scenario:readdress(Name, Net, Plan)},
     ok = netlab_machine:readdress(Id, machine(Name, Changed), Net, Changed#state.plan),
     forget_mappings(Name, maps:get(Name, State#state.generations, 0), Changed);
@@ -322,20 +323,20 @@ machine(Name, #state{plan = #{machines := Machines}}) ->
         _ -> throw({no_such_machine, Name, maps:keys(Machines)})
     end.
 
-link({Name, Net}, State) ->
+attachment({Name, Net}, State) ->
     #{links := Links} = machine(Name, State),
     case [N || #{net := N} <- Links, N =:= Net] of
         [Net] -> {Name, Net};
         [] -> throw({no_such_link, Name, Net, [N || #{net := N} <- Links]})
     end;
-link(Name, State) ->
+attachment(Name, State) ->
     case machine(Name, State) of
         #{kind := host, links := [#{net := Net} | _]} -> {Name, Net};
         #{kind := router, links := [_, #{net := Net}]} -> {Name, Net}
     end.
 
 wire(Link, #state{plan = Plan} = State) ->
-    {Name, Net} = link(Link, State),
+    {Name, Net} = attachment(Link, State),
     netlab_wiring:find(Name, Net, Plan).
 
 bad_wire(Link, #state{bad_wires = BadWires} = State) ->
@@ -361,7 +362,8 @@ terminate(_, State) ->
     remove(State).
 
 remove(#state{keeper = Keeper}) ->
-    _ = catch port_command(Keeper, "done\n"),
+    %% It may be gone already.
+    try port_command(Keeper, "done\n") catch error:badarg -> true end,
     receive
         {Keeper, {exit_status, 0}} -> ok
     after ?KEEPER_MS ->

@@ -11,14 +11,13 @@
 
 -define(ANSWER_MS, 10_000).
 
-%% @doc The program, built when it is not there or not of today.
 -spec executable() -> file:filename().
 executable() ->
     Folder = filename:join(netlab_os:source_folder(), "link"),
     Target = filename:absname(filename:join([Folder, "..", "..", "..", "target", "netlab"])),
-    _ = netlab_os:run(["cargo", "build", "--quiet", "--release", "--locked", "--target-dir", Target,
-                       "--manifest-path", filename:join(Folder, "Cargo.toml")]),
-    filename:join([Target, "release", "netlab_link"]).
+    netlab_os:rust_program(filename:join([Target, "release", "netlab_link"]),
+                           ["--release", "--target-dir", Target,
+                            "--manifest-path", filename:join(Folder, "Cargo.toml")]).
 
 %% @doc Makes both interfaces, with a good link between them that belongs to the caller.
 -spec start(side(), side(), Seed :: non_neg_integer()) -> wire().

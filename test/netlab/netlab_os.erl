@@ -2,6 +2,7 @@
 -module(netlab_os).
 
 -export([run/1, try_run/1, executable/1, is_installed/1, start_time/1, source_folder/0]).
+-export([rust_program/2, has_rust_programs/0]).
 
 %% @doc What the program printed; fails with all of it when its status is not 0.
 -spec run([string()]) -> binary().
@@ -36,6 +37,24 @@ executable(Program) ->
 -spec is_installed(string()) -> boolean().
 is_installed(Program) ->
     os:find_executable(Program, path()) =/= false.
+
+%% @doc A helper in Rust that cargo builds there with these arguments. MACULA_TEST_TOOLS is a folder
+%% that has all of them already, for machines without cargo.
+-spec rust_program(file:filename(), [string()]) -> file:filename().
+rust_program(Built, CargoArgs) ->
+    case os:getenv("MACULA_TEST_TOOLS") of
+        false ->
+            %% Cargo itself knows whether there is something to do.
+            _ = run(["cargo", "build", "--quiet", "--locked" | CargoArgs]),
+            Built;
+        Folder ->
+            filename:join(Folder, filename:basename(Built))
+    end.
+
+%% @doc Whether rust_program/2 can give any.
+-spec has_rust_programs() -> boolean().
+has_rust_programs() ->
+    os:getenv("MACULA_TEST_TOOLS") =/= false orelse is_installed("cargo").
 
 %% rustup puts cargo where not every PATH has it.
 path() ->

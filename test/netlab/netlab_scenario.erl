@@ -3,7 +3,8 @@
 %% describes the format.
 -module(netlab_scenario).
 
--export([names/0, read/2, plan/1, impairment/2, readdress/3, visible/2, members/2]).
+-export([names/0, read/2, plan/1, impairment/2, readdress/3, visible/2, machines/1,
+         members/2]).
 
 -export_type([scenario/0, plan/0, net/0, machine/0, link/0, name/0, nat/0, impairment/0]).
 
@@ -136,10 +137,15 @@ wire_has_two_ends(#{type := wire, name := Name}, Plan) ->
         Other -> bad({net, Name}, {two_machines_expected, [Machine || {Machine, _} <- Other]})
     end.
 
+%% @doc In the order of their names, since a map has none that one could rely on.
+-spec machines(plan()) -> [machine()].
+machines(#{machines := Machines}) ->
+    [Machine || {_, Machine} <- lists:sort(maps:to_list(Machines))].
+
 %% @doc The machines on a net, each with its link to it.
 -spec members(name(), plan()) -> [{name(), link()}].
-members(Net, #{machines := Machines}) ->
-    [{Name, Link} || #{name := Name, links := Links} <- maps:values(Machines),
+members(Net, Plan) ->
+    [{Name, Link} || #{name := Name, links := Links} <- machines(Plan),
                      #{net := N} = Link <- Links, N =:= Net].
 
 %%% Nets
@@ -245,9 +251,9 @@ readdress(Name, NetName, #{nets := Nets, machines := Machines, used := Used} = P
 %%% Ways
 
 %% Out through the router that has this machine inside, and to what plain routers have inside.
-routes(#{name := Name} = Machine, #{machines := Machines, nets := Nets}) ->
+routes(#{name := Name} = Machine, #{nets := Nets} = Plan) ->
     Outwards = outward_nets(Machine),
-    Others = [Other || #{kind := router} = Other <- maps:values(maps:remove(Name, Machines))],
+    Others = [Other || #{name := N, kind := router} = Other <- machines(Plan), N =/= Name],
     Out = [ways_out(Router) || Router <- Others, lists:member(net(inside, Router), Outwards)],
     In = [ways_in(Router, maps:get(net(inside, Router), Nets))
           || #{nat := none} = Router <- Others, lists:member(net(outside, Router), Outwards)],
@@ -275,8 +281,8 @@ visible(Name, #{machines := Machines} = Plan) ->
     #{links := Links} = maps:get(Name, Machines),
     visible_from(lists:usort([Net || #{net := Net} <- Links]), Plan).
 
-visible_from(Known, #{machines := Machines} = Plan) ->
-    Further = [To || #{kind := router} = Router <- maps:values(Machines),
+visible_from(Known, Plan) ->
+    Further = [To || #{kind := router} = Router <- machines(Plan),
                      {From, To} <- leads(Router), lists:member(From, Known)],
     case lists:usort(Known ++ Further) of
         Known -> Known;

@@ -50,7 +50,7 @@ raise_switch(Id, #{name := Net, mtu := Mtu}, Plan) ->
 
 wires(#{nets := Nets} = Plan) ->
     lists:append([wires(Net, netlab_scenario:members(Name, Plan))
-                  || {Name, Net} <- maps:to_list(Nets)]).
+                  || {Name, Net} <- lists:sort(maps:to_list(Nets))]).
 
 wires(#{type := switch, name := Net}, Members) ->
     [wire(Net, Member, {switch(Net), atom_to_list(Name)}) || {Name, _} = Member <- Members];

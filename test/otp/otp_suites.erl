@@ -7,8 +7,8 @@
 %% Suite, folder, and seconds: several times what it takes, beyond which something hangs.
 -define(SUITES,
         [{pg_SUITE, "lib/kernel/test", 300},
-         {rpc_SUITE, "lib/kernel/test", 300},
-         {erpc_SUITE, "lib/kernel/test", 300},
+         {rpc_SUITE, "lib/kernel/test", 1_200},
+         {erpc_SUITE, "lib/kernel/test", 600},
          {erl_link_SUITE, "erts/emulator/test", 300},
          {monitor_SUITE, "erts/emulator/test", 300},
          {signal_SUITE, "erts/emulator/test", 300},

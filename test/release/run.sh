@@ -1,29 +1,256 @@
 #!/bin/sh
-# A relx release with macula as its distribution, in embedded mode: two nodes of it, one pings the other.
+# Builds the releases of docs/guides/releases.md with relx and with Mix, and asks them everything that a start script is
+# asked, of a node that runs and of one that does not: output and status of each command are compared with what the
+# guide says. `run.sh relx' or `run.sh mix' does one of them.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck source=test/fixture.sh
 . "$root/test/fixture.sh"
+guide=$root/docs/guides/releases.md
+# What a shell on the node takes for one.
+export TERM=xterm
+home=${HOME:-/root}
 
-copy_fixture "$root/test/release" release
-use_checkout
-rebar3 release
+# A node in the background has no parent that could end it with us; only its path tells it apart.
+end_daemons() {
+    for leftover in $(pgrep -f "^$work/.*beam|-root $work/" || true); do kill -9 "$leftover" 2>/dev/null || true; done
+    stop_all
+}
+trap end_daemons EXIT
 
-# node NAME PEER: a node of the release with a place of its own for the files the start script generates.
-node() {
-    mkdir -p "run/$1"
-    start "run/$1.log" env RELX_REPLACE_OS_VARS=true RELX_OUT_FILE_PATH="$work/run/$1" \
-        ERL_CRASH_DUMP_SECONDS=0 PINGER_NODE="$1" PINGER_COOKIE="$cookie" ${2:+PINGER_PEER="$2"} \
-        _build/default/rel/pinger/bin/pinger foreground
+# row STATUS OUTPUT COMMAND...: a line of the table that this test prints.
+row() {
+    got=$1 shown=$2
+    shift 2
+    printf '  %-7s  %-52s  %s  %s\n' "$state" "$(echo "$*" | sed "s|$rel/||g")" "$got" "$shown"
 }
 
-node "$node_b"
-pid_b=$pid
-wait_for "run/$node_b.log" 'is up, code loading is embedded' 30 "$pid_b"
-node "$node_a" "$node_b"
-pid_a=$pid
-wait_for "run/$node_a.log" 'pinger: ping pong' 30 "$pid_a"
-wait_for "run/$node_a.log" 'pinger: call embedded' 30 "$pid_a"
-stop "$pid_a" 20 "run/$node_a.log"
-stop "$pid_b" 20 "run/$node_b.log"
-echo "release: two nodes in embedded mode, ping pong, both stopped on SIGTERM"
+# expect STATUS STREAM PATTERN COMMAND...: PATTERN is one of the shell's, for all that STREAM (out, err) says.
+expect() {
+    status=$1 stream=$2 pattern=$3
+    shift 3
+    timeout 120 "$@" >out 2>err </dev/null && got=0 || got=$?
+    said=$(cat "$stream")
+    # shellcheck disable=SC2254 # it is a pattern
+    case $said in
+    $pattern) matches=yes ;;
+    *) matches=no ;;
+    esac
+    row "$got" "$(head -n 1 "$stream" | cut -c1-60)" "$@"
+    if [ "$got" -ne "$status" ] || [ "$matches" = no ]; then
+        echo "expected status $status and, on $stream: $pattern" >&2
+        cat out err >all
+        fail "$* ended with $got" all
+    fi
+}
+
+# shell_on PROMPT INPUT ANSWER COMMAND...: types INPUT at the prompt of a shell on the node, then leaves it, as a user
+# does who does not want to stop the node.
+shell_on() {
+    prompt=$1 input=$2 answer=$3
+    shift 3
+    command -v script >/dev/null || { echo "  SKIPPED, there is no script(1): $*"; return; }
+    rm -f keyboard
+    mkfifo keyboard
+    : >terminal
+    # Open for reading as well, so that nothing waits for the other end.
+    exec 3<>keyboard
+    script -qefc "$*" /dev/null >terminal 2>&1 <&3 3>&- &
+    shell=$!
+    started="$started $shell"
+    wait_for terminal "$prompt" 60 "$shell"
+    printf '%s\n' "$input" >&3
+    wait_for terminal "$answer" 60 "$shell"
+    printf '\007' >&3
+    wait_for terminal '-->' 60 "$shell"
+    printf 'q\n' >&3
+    wait "$shell" || true
+    exec 3>&-
+    row - "$input -> $answer" "$@"
+}
+
+# until_done WHAT LOG COMMAND: waits for it to succeed.
+until_done() {
+    left=300
+    until "$3"; do
+        left=$((left - 1))
+        [ "$left" -gt 0 ] || fail "waited in vain until $1" "$2"
+        sleep 0.1
+    done
+}
+
+has_ended() {
+    ! kill -0 "$(cat os_pid)" 2>/dev/null
+}
+
+is_number='[1-9]*[0-9]'
+
+new_release() {
+    HOME=$home
+    copy_fixture "$root/test/release/$1" "release-$1"
+    own_home
+    files "$1"
+}
+
+# --- relx ------------------------------------------------------------------------------------------------------------
+
+# node NAME PEER: in the foreground, with a place of its own for the files the start script generates.
+relx_node() {
+    mkdir -p "out.$1"
+    start "$1.log" env RELX_OUT_FILE_PATH="$work/out.$1" SHOP_NODE="$1" ${2:+SHOP_PEER="$2"} "$rel/bin/shop" foreground
+}
+
+relx_commands_running() {
+    expect 0 out pong "$rel/bin/shop" ping
+    expect 0 out "$is_number" "$rel/bin/shop" pid
+    expect 0 out 3 "$rel/bin/shop" rpc lists sum '[[1,2]]'
+    expect 0 out embedded "$rel/bin/shop" rpc code get_mode
+    expect 1 err '*exception error: x*' "$rel/bin/shop" rpc erlang error '[x]'
+    expect 0 out '{ok,3}' "$rel/bin/shop" eval '1 + 2.'
+    expect 1 err '*evaluating an arithmetic expression*' "$rel/bin/shop" eval '1 + a.'
+    expect 0 out pong "$rel/bin/macula_call" ping "$SHOP_NODE"
+    expect 0 out 6 "$rel/bin/macula_call" "$SHOP_NODE" lists sum '[1,2,3]'
+    expect 1 err '*exception error: x*' "$rel/bin/macula_call" "$SHOP_NODE" erlang error x
+    shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
+    expect 1 err '*another node of that name runs on this machine*' "$rel/bin/shop" foreground
+    expect 0 out '' "$rel/bin/shop" restart
+    # The second time; until then it may answer from before, or not at all.
+    until_done "the application starts anew" log/erlang.log.1 is_up_twice
+    expect 0 out embedded "$rel/bin/shop" rpc code get_mode
+}
+
+is_up_twice() {
+    [ "$(grep -c 'is up, code loading' log/erlang.log.1)" -eq 2 ]
+}
+
+relx_commands_stopped() {
+    expect 1 out 'Node is not running!' "$rel/bin/shop" ping
+    expect 1 out '' "$rel/bin/shop" pid
+    expect 1 out 'Node is not running!' "$rel/bin/shop" rpc lists sum '[[1,2]]'
+    expect 1 out 'Node is not running!' "$rel/bin/shop" eval '1 + 2.'
+    expect 1 out 'Node is not running!' "$rel/bin/shop" remote_console
+    expect 1 out '' "$rel/bin/shop" restart
+    expect 1 out '' "$rel/bin/shop" stop
+    expect 3 out pang "$rel/bin/macula_call" ping "$SHOP_NODE"
+    expect 3 err '*cannot be reached*' "$rel/bin/macula_call" "$SHOP_NODE" erlang node
+}
+
+relx() {
+    new_release relx
+    chmod +x config/*_call
+    use_checkout
+    rebar3 release
+    rel=$work/_build/default/rel/shop
+    SHOP_COOKIE=$cookie SHOP_NODE=$node_a MACULA_COOKIE=$cookie PIPE_DIR="$work/pipes/" RUNNER_LOG_DIR="$work/log"
+    export SHOP_COOKIE SHOP_NODE MACULA_COOKIE PIPE_DIR RUNNER_LOG_DIR
+
+    relx_node "$node_b"
+    pid_b=$pid
+    wait_for "$node_b.log" 'is up, code loading is embedded' 60 "$pid_b"
+    relx_node "$node_a" "$node_b"
+    pid_a=$pid
+    wait_for "$node_a.log" 'shop: ping pong' 60 "$pid_a"
+    wait_for "$node_a.log" 'shop: call embedded' 60 "$pid_a"
+    stop "$pid_a" 30 "$node_a.log"
+    wait "$pid_a" || fail "status $? after SIGTERM" "$node_a.log"
+    echo "release of relx: two nodes in embedded mode, ping pong, SIGTERM ends with status 0"
+
+    state=stopped
+    relx_commands_stopped
+    expect 0 out '' "$rel/bin/shop" daemon
+    state=running
+    relx_commands_running
+    expect 0 out pong env USE_NODETOOL=1 ERL_LIBS="$rel/lib" "$rel/bin/shop" ping
+    expect 0 out 3 env USE_NODETOOL=1 ERL_LIBS="$rel/lib" "$rel/bin/shop" rpc lists sum '[[1,2]]'
+    expect 0 out 3 env USE_NODETOOL=1 ERL_LIBS="$rel/lib" "$rel/bin/shop" eval '1 + 2.'
+    expect 0 out '' "$rel/bin/shop" stop
+    state=stopped
+    expect 1 out 'Node is not running!' "$rel/bin/shop" ping
+    expect 0 out "'start' has been deprecated*" "$rel/bin/shop" start
+    state=running
+    expect 0 out pong "$rel/bin/shop" ping
+    "$rel/bin/shop" pid >os_pid
+    kill -TERM "$(cat os_pid)"
+    until_done "the node ends" os_pid has_ended
+    state=stopped
+    expect 1 out 'Node is not running!' "$rel/bin/shop" ping
+    stop "$pid_b" 30 "$node_b.log"
+    echo "release of relx: every command as the guide says"
+}
+
+# --- Mix -------------------------------------------------------------------------------------------------------------
+
+nodedown='--rpc-eval : RPC failed with reason :nodedown'
+
+can_be_called() {
+    "$rel/bin/macula_call" ping "$SHOP_NODE" >out 2>err
+}
+
+mix_commands_running() {
+    expect 0 out "$is_number" "$rel/bin/shop" pid
+    expect 0 out 3 "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
+    expect 0 out embedded "$rel/bin/shop" rpc 'IO.puts(:code.get_mode())'
+    expect 1 err '*(RuntimeError) x*' "$rel/bin/shop" rpc 'raise "x"'
+    expect 0 out 3 "$rel/bin/shop" eval 'IO.puts(1 + 2)'
+    expect 0 out pong "$rel/bin/macula_call" ping "$SHOP_NODE"
+    expect 0 out 3 "$rel/bin/macula_call" "$SHOP_NODE" Elixir.Enum sum '[1,2]'
+    expect 0 out "{ok,{*,$port}}" "$rel/bin/macula_call" "$SHOP_NODE" macula_dist_endpoint address
+    expect 1 err '*another node of that name runs on this machine*' "$rel/bin/shop" start
+    shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
+}
+
+mix_commands_stopped() {
+    expect 1 err "*$nodedown*" "$rel/bin/shop" pid
+    expect 1 err "*$nodedown*" "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
+    expect 0 out 3 "$rel/bin/shop" eval 'IO.puts(1 + 2)'
+    expect 1 out "*Could not contact remote node $SHOP_NODE*" script -qefc "$rel/bin/shop remote" /dev/null
+    expect 1 err "*$nodedown*" "$rel/bin/shop" stop
+    expect 3 out pang "$rel/bin/macula_call" ping "$SHOP_NODE"
+}
+
+mix_() {
+    new_release mix
+    chmod +x rel/overlays/bin/macula_call
+    ln -sfn "$root" "$work/../macula"
+    MIX_ENV=prod mix release --quiet </dev/null
+    rel=$work/_build/prod/rel/shop
+    SHOP_NODE=$node_a RELEASE_COOKIE=$cookie RELEASE_TMP="$work/tmp"
+    export SHOP_NODE RELEASE_COOKIE RELEASE_TMP
+
+    state=stopped
+    mix_commands_stopped
+    # One that no other run on this machine is likely to have.
+    port=$((40000 + $$ % 20000))
+    start foreground.log env SHOP_PORT="$port" "$rel/bin/shop" start
+    pid_a=$pid
+    wait_for foreground.log "shop: $SHOP_NODE is up, code loading is embedded" 60 "$pid_a"
+    state=running
+    mix_commands_running
+    stop "$pid_a" 30 foreground.log
+    wait "$pid_a" || fail "status $? after SIGTERM" foreground.log
+    state=stopped
+    expect 0 out '' "$rel/bin/shop" daemon
+    # Mix does not wait for the node.
+    until_done "the node can be called" err can_be_called
+    state=running
+    expect 0 out "$is_number" "$rel/bin/shop" pid
+    cp out os_pid
+    expect 0 out '' "$rel/bin/shop" stop
+    until_done "the node ends" os_pid has_ended
+    state=stopped
+    expect 3 out pang "$rel/bin/macula_call" ping "$SHOP_NODE"
+    echo "release of Mix: every command as the guide says"
+}
+
+case ${1:-all} in
+relx) relx ;;
+mix) mix_ ;;
+all)
+    relx
+    mix_
+    ;;
+*)
+    echo "usage: run.sh [relx | mix]" >&2
+    exit 2
+    ;;
+esac

@@ -11,6 +11,8 @@ pub mod hello;
 pub mod keys;
 pub mod mesh;
 pub mod path;
+pub mod random;
 pub mod relay;
+pub mod srv;
 
 mod wire;

@@ -36,6 +36,8 @@ const CLOSED_PORT_REPORTS: u32 = 2;
 pub enum DialError {
     /// Nothing answered in time.
     Timeout,
+    /// It speaks our protocol, but said no hello in time.
+    NoHello,
     /// Nothing listens on that port.
     PortClosed,
     /// It takes no new connections now: it is shutting down, or has too many strangers.
@@ -183,9 +185,9 @@ impl Call {
     async fn attempt(&self, address: SocketAddr) -> Result<Arc<Link>, Attempt> {
         let Call { shared, name, target, key, .. } = self;
         let connection = self.connect(address).await.map_err(Attempt::Failed)?;
-        let greeted =
-            greet::dial(&connection, shared, name.clone(), target.clone(), key.clone()).await;
-        let mut greeted = match greeted {
+        let greeting = greet::dial(&connection, shared, name.clone(), target.clone(), key.clone());
+        let greeted = timeout_at(self.deadline, greeting).await;
+        let mut greeted = match greeted.map_err(|_| Attempt::Failed(DialError::NoHello))? {
             Err(GreetError::Hello(Failure::Redirected(elsewhere), _)) => {
                 return Err(Attempt::Redirected(elsewhere));
             }

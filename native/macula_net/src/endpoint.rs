@@ -217,6 +217,12 @@ impl Endpoint {
         *self.shared.name.lock() = name;
     }
 
+    /// Returns when the key of `cookie` is known, which takes a while the first time.
+    pub async fn prepare(&self, cookie: &Cookie) {
+        // What goes wrong goes wrong again, and is told, when the key is needed.
+        let _ = self.shared.keys.key(cookie).await;
+    }
+
     /// The next link that another node opened and chose; none when the endpoint is closed.
     pub async fn accept(&self) -> Option<Arc<Link>> {
         self.accepted.lock().await.recv().await

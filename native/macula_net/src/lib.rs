@@ -2,8 +2,8 @@
 //!
 //! [`Endpoint`] is one UDP port; a [`Link`] is one QUIC connection to another node, carrying one
 //! distribution connection; [`registry`] lists the nodes that run on this machine, [`mdns`]
-//! those of its link. Nothing here knows of Erlang: whoever uses a link gives it an [`Owner`] and
-//! an [`Inbox`].
+//! those of its link, [`resolve`] asks DNS. Nothing here knows of Erlang: whoever uses a link
+//! gives it an [`Owner`] and an [`Inbox`].
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -26,11 +26,13 @@ mod restart;
 mod socket;
 mod stand_in;
 mod tls;
-mod transport;
 mod unreachable;
 
+pub mod hops;
 pub mod mdns;
 pub mod registry;
+pub mod resolve;
+pub mod transport;
 
 pub use certificate::{CertificateFault, CertificateFiles, FileError};
 pub use cookies::Cookie;

@@ -52,7 +52,7 @@ pub struct Found {
     pub instance: String,
     /// Where it listens.
     pub port: u16,
-    /// Its addresses that mean something without an interface.
+    /// Its addresses; those that mean something only on a link if there are no others.
     pub addresses: Vec<IpAddr>,
     /// What it says of itself.
     pub properties: Vec<(String, String)>,
@@ -165,20 +165,24 @@ fn told(event: ServiceEvent) -> Option<Event> {
 }
 
 fn found(service: &ResolvedService) -> Found {
-    let mut addresses: Vec<IpAddr> = service
-        .addresses
-        .iter()
-        .map(ScopedIp::to_ip_addr)
-        .filter(|ip| !is_link_local(ip))
-        .collect();
-    addresses.sort_unstable();
+    let addresses = service.addresses.iter().map(ScopedIp::to_ip_addr);
     let property = |p: &TxtProperty| (p.key().to_owned(), p.val_str().to_owned());
     Found {
         instance: service.fullname.clone(),
         port: service.port,
-        addresses,
+        addresses: dialable(addresses),
         properties: service.txt_properties.iter().map(property).collect(),
     }
+}
+
+/// Addresses that mean something without an interface come alone; where there are none, those of
+/// IPv6 that need one have to do.
+fn dialable(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let (mut of_link, mut others): (Vec<_>, Vec<_>) = addresses.partition(is_link_local);
+    of_link.retain(IpAddr::is_ipv6);
+    let dialable = if others.is_empty() { &mut of_link } else { &mut others };
+    dialable.sort_unstable();
+    std::mem::take(dialable)
 }
 
 fn is_link_local(ip: &IpAddr) -> bool {
@@ -226,6 +230,16 @@ mod tests {
         let admitted = (0..2 * MAX_PER_SECOND).filter(|_| bound.admits(now)).count();
         assert_eq!(admitted, MAX_PER_SECOND as usize);
         assert!(bound.admits(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_link_local_address_is_for_those_without_another() {
+        let dialable = |texts: &[&str]| {
+            let ips = texts.iter().map(|text| text.parse().expect("an address"));
+            dialable(ips).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(dialable(&["fe80::1", "192.0.2.7", "169.254.1.1"]), ["192.0.2.7"]);
+        assert_eq!(dialable(&["fe80::2", "169.254.1.1", "fe80::1"]), ["fe80::1", "fe80::2"]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use quinn::SendStream;
 use tokio::sync::Notify;
 
+use crate::hops::{self, Hop};
+
 /// A frame without content, which says that the sender is alive.
 const TICK: Bytes = Bytes::from_static(&[0, 0, 0, 0]);
 
@@ -46,6 +48,7 @@ impl Queue {
         state.chunks.extend(chunks);
         let bytes = state.chunks[before..].iter().map(Bytes::len).sum();
         let pause = state.credit.queued(bytes);
+        hops::pass(Hop::Queued);
         drop(state);
         self.changed.notify_one();
         Some(pause)
@@ -124,6 +127,7 @@ impl Queue {
         chunks: &mut [Bytes],
         resume: &impl Fn(),
     ) -> Result<(), quinn::WriteError> {
+        hops::pass(Hop::Writing);
         let mut rest = chunks;
         while !rest.is_empty() {
             let written = stream.write_chunks(rest).await?;

@@ -10,6 +10,7 @@ use macula_core::dist::frame::{FrameReader, Piece};
 use quinn::{RecvStream, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::hops::{self, Hop};
 use crate::link::{Closed, LinkState};
 
 /// Bytes of frames handed over at once, at most: what the emulator decodes in well under a ms.
@@ -129,6 +130,7 @@ impl<I: Inbox> Frames<I> {
             };
             match read {
                 Ok(Some(count)) => {
+                    hops::pass(Hop::Reading);
                     if let Err(reason) = self.take(&mut chunks[..count]).await {
                         let _ = stream.stop(VarInt::from_u32(0));
                         return reason;
@@ -191,6 +193,7 @@ impl<I: Inbox> Frames<I> {
         }
         let frames = std::mem::take(&mut batch.frames);
         self.link.counters.msgs_in.fetch_add(frames.len() as u64, Relaxed);
+        hops::pass(Hop::Posted);
         self.inbox.deliver(frames, bytes);
         Ok(())
     }

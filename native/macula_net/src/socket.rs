@@ -19,6 +19,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 
 use crate::answers::Answers;
+use crate::hops::{self, Hop};
 use crate::mesh::{Tunnels, is_label};
 
 /// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
@@ -212,6 +213,7 @@ impl MeshSocket {
                 io.try_io(Interest::READABLE, || self.state.recv((&**io).into(), bufs, meta));
             match received {
                 Ok(count) => {
+                    hops::pass(Hop::SocketIn);
                     self.received(bufs, &mut meta[..count]);
                     return Poll::Ready(Ok(count));
                 }
@@ -248,6 +250,7 @@ impl AsyncUdpSocket for MeshSocket {
             src_ip: transmit.src_ip.filter(|_| !moved),
             ..transmit.clone()
         };
+        hops::pass(Hop::SocketOut);
         let sent = match self.send(&transmit) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.send_again(&transmit),
             sent => sent,
@@ -324,7 +327,11 @@ pub(crate) fn to_label(address: SocketAddr) -> SocketAddr {
 
 /// An address as people write it: IPv4-mapped IPv6 as IPv4.
 pub(crate) fn from_label(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        // As it is, with the link it may be on.
+        IpAddr::V6(_) => address,
+    }
 }
 
 fn bind_to(address: SocketAddr) -> io::Result<std::net::UdpSocket> {

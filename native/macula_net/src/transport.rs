@@ -1,4 +1,5 @@
-//! QUIC's parameters for links, each with its reason.
+//! QUIC's parameters for links, each with its reason. Public for those who measure plain QUIC with
+//! the same ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,19 +83,19 @@ pub(crate) fn server(tls: &Tls) -> quinn::ServerConfig {
     // The socket moves links between addresses; QUIC must not do so on its own.
     server.migration(false);
     server.max_incoming(admission::STRANGERS);
-    server.transport_config(Arc::new(transport(0)));
+    server.transport_config(Arc::new(parameters(0)));
     server
 }
 
 /// The dialling side's parameters.
 pub(crate) fn client(tls: &Tls) -> quinn::ClientConfig {
     let mut client = quinn::ClientConfig::new(tls.client.clone());
-    client.transport_config(Arc::new(transport(u32::from(STREAMS))));
+    client.transport_config(Arc::new(parameters(u32::from(STREAMS))));
     client
 }
 
 /// Lets a peer that is a stranger no more send at full rate.
-pub(crate) fn admit(connection: &quinn::Connection) {
+pub fn admit(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(2 * STREAM_WINDOW));
 }
 
@@ -106,8 +107,9 @@ pub(crate) fn endpoint(identity: &Identity) -> quinn::EndpointConfig {
     config
 }
 
-/// `streams`: how many the other side may open. The acceptor opens them, as it speaks first.
-fn transport(streams: u32) -> TransportConfig {
+/// The parameters both sides have. `streams`: how many the other side may open. The acceptor opens
+/// them, as it speaks first.
+pub fn parameters(streams: u32) -> TransportConfig {
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
     let mut transport = TransportConfig::default();

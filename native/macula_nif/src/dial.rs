@@ -13,7 +13,7 @@ use crate::endpoint::EndpointResource;
 use crate::link::LinkResource;
 use crate::measure::measured;
 use crate::runtime::{self, post};
-use crate::term::{Text, To, dial_error, error};
+use crate::term::{Candidate, Text, dial_error, error};
 
 /// A dial under way: cancelled when Erlang forgets it.
 struct Dial(AbortHandle);
@@ -30,7 +30,7 @@ impl Drop for Dial {
 #[derive(NifMap)]
 struct Request<'a> {
     id: i64,
-    addresses: Vec<To>,
+    addresses: Vec<Candidate>,
     target: Term<'a>,
     name: Term<'a>,
     cookie: Term<'a>,
@@ -49,7 +49,7 @@ fn dial<'a>(
     let name = request.name.decode::<Text>()?.0;
     let (id, caller) = (request.id, env.pid());
     let request = DialRequest {
-        ways: request.addresses.into_iter().map(|to| to.0).collect(),
+        ways: request.addresses.into_iter().map(|candidate| candidate.0).collect(),
         name,
         target,
         cookie: Cookie::new(request.cookie.decode::<Binary<'a>>()?.to_vec()),
@@ -73,7 +73,8 @@ fn result(env: Env<'_>, id: i64, dialled: Dialled, caller: LocalPid) -> Term<'_>
     let result = match dialled {
         Ok(link) => (atoms::ok(), LinkResource::owned_by(link, caller)).encode(env),
         Err(failures) => {
-            let row = |(way, reason): &(_, _)| (To(*way), dial_error(env, reason)).encode(env);
+            let row =
+                |(way, reason): &(_, _)| (Candidate(*way), dial_error(env, reason)).encode(env);
             error(env, failures.iter().map(row).collect::<Vec<_>>())
         }
     };

@@ -1,6 +1,7 @@
 //! The endpoint of this VM, for Erlang.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use macula_net::{
     BindError, CertificateFiles, Cookie, Endpoint, EndpointConfig, Link, LinkInfo, Origin,
@@ -9,6 +10,7 @@ use rustler::{
     Binary, Encoder, Env, Error, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
 };
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::link::LinkResource;
 use crate::measure::measured;
@@ -16,6 +18,10 @@ use crate::node::NodeProcess;
 use crate::runtime::{self, post};
 use crate::term::{Address, Exact, File, Given, Ip, Text, binary, error, file_error};
 use crate::{atoms, halt};
+
+/// How long a dial may wait for its key before its time counts: some 100 ms are usual, and many
+/// nodes that start at once on one machine may take seconds.
+const PREPARE: Duration = Duration::from_secs(5);
 
 /// Closes the endpoint when its owner dies or when Erlang forgets it.
 pub(crate) struct EndpointResource {
@@ -165,6 +171,22 @@ fn endpoint_cookie<'a>(
 ) -> rustler::Atom {
     measured!("endpoint_cookie", normal);
     endpoint.node.answer(question, Cookie::new(cookie.to_vec()));
+    atoms::ok()
+}
+
+/// Waits until the key of a cookie is known, so that the time it takes counts for no dial.
+#[rustler::nif(schedule = "DirtyIo")]
+fn endpoint_prepare<'a>(
+    endpoint: ResourceArc<EndpointResource>,
+    cookie: Binary<'a>,
+) -> rustler::Atom {
+    measured!("endpoint_prepare", dirty);
+    let cookie = Cookie::new(cookie.to_vec());
+    if let Some(runtime) = runtime::running() {
+        let prepare = async { timeout(PREPARE, endpoint.endpoint.prepare(&cookie)).await };
+        // Without the key the dial goes on, and waits for it within its own time.
+        let _ = runtime.block_on(prepare);
+    }
     atoms::ok()
 }
 

@@ -8,6 +8,7 @@ mod atoms;
 mod dial;
 mod endpoint;
 mod halt;
+mod hops;
 mod inbox;
 mod link;
 mod mdns;
@@ -17,6 +18,7 @@ mod node;
 mod output;
 mod registry;
 mod relay;
+mod resolve;
 mod runtime;
 mod term;
 

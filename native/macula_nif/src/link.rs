@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use macula_net::hops::{self, Hop};
 use macula_net::{Closed, Link, Owner, PacketWaiter, SendState};
 use parking_lot::Mutex;
 use rustler::{
@@ -147,6 +148,7 @@ fn link_send<'a>(
     frames: Term<'a>,
 ) -> NifResult<Term<'a>> {
     measured!("link_send", normal);
+    hops::pass(Hop::Called);
     let (chunks, count) = output::frames(frames)?;
     Ok(match link.link.send(chunks, count) {
         SendState::Ready => atoms::ok().encode(env),

@@ -1,6 +1,6 @@
 //! Erlang's terms for addresses and reasons.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use macula_core::hello::Refusal;
@@ -68,23 +68,36 @@ impl Encoder for Address {
     }
 }
 
-/// A way to a node: its address, or `mesh`.
-pub(crate) struct To(pub(crate) Way);
+/// A way to a node: an address like [`Address`], `{Ip, Port, Interface}` where an IPv6 address
+/// means something only on one link, or `mesh`.
+pub(crate) struct Candidate(pub(crate) Way);
 
-impl<'a> Decoder<'a> for To {
-    fn decode(term: Term<'a>) -> NifResult<To> {
-        match term.decode::<rustler::Atom>() {
-            Ok(atom) if atom == atoms::mesh() => Ok(To(Way::Mesh)),
-            _ => term.decode().map(|address: Address| To(Way::Address(address.0))),
+impl<'a> Decoder<'a> for Candidate {
+    fn decode(term: Term<'a>) -> NifResult<Candidate> {
+        if let Ok(atom) = term.decode::<rustler::Atom>() {
+            return if atom == atoms::mesh() { Ok(Candidate(Way::Mesh)) } else { Err(Error::BadArg) };
+        }
+        let Ok((ip, port, interface)) = term.decode::<(Ip, Exact<u16>, u32)>() else {
+            return term.decode::<Address>().map(|address| Candidate(Way::Address(address.0)));
+        };
+        match ip.0 {
+            IpAddr::V6(ip) => {
+                let address = SocketAddrV6::new(ip, port.0, 0, interface);
+                Ok(Candidate(Way::Address(address.into())))
+            }
+            IpAddr::V4(_) => Err(Error::BadArg),
         }
     }
 }
 
-impl Encoder for To {
+impl Encoder for Candidate {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self.0 {
-            Way::Address(address) => Address(address).encode(env),
             Way::Mesh => atoms::mesh().encode(env),
+            Way::Address(SocketAddr::V6(v6)) if v6.scope_id() != 0 => {
+                (Ip((*v6.ip()).into()), v6.port(), v6.scope_id()).encode(env)
+            }
+            Way::Address(address) => Address(address).encode(env),
         }
     }
 }
@@ -167,6 +180,7 @@ pub(crate) fn dial_error<'a>(env: Env<'a>, reason: &DialError) -> Term<'a> {
     let text = |tag: rustler::Atom, text: &str| (tag, binary(env, text.as_bytes())).encode(env);
     match reason {
         DialError::Timeout => atoms::timeout().encode(env),
+        DialError::NoHello => atoms::no_hello().encode(env),
         DialError::Busy => atoms::busy().encode(env),
         DialError::PortClosed => atoms::port_closed().encode(env),
         DialError::Refused(refusal) => (atoms::refused(), refusal_atom(*refusal)).encode(env),

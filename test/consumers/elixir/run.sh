@@ -25,6 +25,7 @@ for manager in mix rebar3; do
     node a.log "$node_a" "Consumer.ping(:\"$node_b\")"
     wait "$pid" || fail "the node that pings failed" a.log
     grep -F 'consumer: pong from' a.log || fail "no pong" a.log
+    MACULA_COOKIE=$cookie _build/prod/lib/macula/priv/macula_call ping "$node_b" >out || fail "no pong for macula_call" out
     stop "$pid_b" 20 b.log
     echo "elixir: built by $manager, ping pong"
 done

@@ -23,3 +23,6 @@ wait_for b.log 'is up' 30 "$pid"
 node a.log "$node_a" -s consumer ping "$node_b"
 wait "$pid" || fail "the node that pings failed" a.log
 grep -F 'consumer: pong from' a.log || fail "no pong" a.log
+for tool in _build/default/*/macula/priv/macula_call; do
+    MACULA_COOKIE=$cookie "$tool" ping "$node_b" >out || fail "no pong for $tool" out
+done

@@ -24,6 +24,14 @@ pub fn ring() -> Arc<rustls::crypto::CryptoProvider> {
 
 /// A plain QUIC server that speaks the protocols `alpn`.
 pub fn foreign_server(alpn: &[&[u8]]) -> (quinn::Endpoint, SocketAddr) {
+    let server =
+        quinn::Endpoint::server(server_config(alpn), "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = server.local_addr().unwrap();
+    (server, address)
+}
+
+/// The parameters of a server that speaks the protocols `alpn`.
+pub fn server_config(alpn: &[&[u8]]) -> quinn::ServerConfig {
     let (certificate, key) = certificate();
     let mut tls = rustls::ServerConfig::builder_with_provider(ring())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -33,14 +41,18 @@ pub fn foreign_server(alpn: &[&[u8]]) -> (quinn::Endpoint, SocketAddr) {
         .unwrap();
     tls.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
     let config = QuicServerConfig::try_from(tls).unwrap();
-    let config = quinn::ServerConfig::with_crypto(Arc::new(config));
-    let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = server.local_addr().unwrap();
-    (server, address)
+    quinn::ServerConfig::with_crypto(Arc::new(config))
 }
 
 /// A plain QUIC client that speaks the protocol of links, with a key as they ask for.
 pub fn foreign_client() -> quinn::Endpoint {
+    let mut client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    client.set_default_client_config(client_config());
+    client
+}
+
+/// The parameters of such a client.
+pub fn client_config() -> quinn::ClientConfig {
     let (certificate, key) = certificate();
     let mut tls = rustls::ClientConfig::builder_with_provider(ring())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -50,10 +62,7 @@ pub fn foreign_client() -> quinn::Endpoint {
         .with_client_auth_cert(vec![certificate], key)
         .unwrap();
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    let config = QuicClientConfig::try_from(tls).unwrap();
-    let mut client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    client.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
-    client
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
 /// Believes whatever a server shows.

@@ -1,0 +1,38 @@
+%% @doc The tables for docs/performance.md.
+-module(bench_markdown).
+
+-export([text/1]).
+
+-spec text(map()) -> unicode:chardata().
+text(#{mode := Mode, otp := Otp, cores := Cores, date := Date, seconds := Seconds, places := Places}) ->
+    [io_lib:format("A ~ts run of ~b s on ~ts, OTP ~ts, one machine whose ~b cores are shared by both nodes.~n",
+                   [Mode, Seconds, Date, Otp, Cores]),
+     [place(Place) || Place <- Places],
+     [promises(Place) || #{name := veth} = Place <- Places]].
+
+place(#{others_busy := #{median := Median, max := Max}} = Place) ->
+    [io_lib:format("~n**~ts.** Other programs used ~b % of the processors in the median before each turn, "
+                   "~b % at most.~n~n",
+                   [bench_table:headline(Place), round(Median), round(Max)]),
+     table([named(Cells) || Cells <- [bench_table:head(Place) | bench_table:rows(Place)]])].
+
+named([Title, "" | Cells]) -> [Title | Cells];
+named([Title, Unit | Cells]) -> [[Title, ", ", Unit] | Cells].
+
+promises(Place) ->
+    ["\n**Promised, on veth.**\n\n",
+     table([["", "measured", ""] | [[Title, Measured, kept(Kept)]
+                                    || {Title, Measured, Kept} <- bench_table:promised(Place)]])].
+
+kept(true) -> "kept";
+kept(false) -> "**missed**".
+
+table([Head | Rows]) ->
+    [row(Head), row(["---" | ["--:" || _ <- tl(Head)]]) | [row(Row) || Row <- Rows]].
+
+row(Cells) ->
+    [["| ", lists:join(" | ", [escaped(Cell) || Cell <- Cells]), " |\n"]].
+
+%% Two tildes in a row would strike through, and spread is padded for a terminal.
+escaped(Cell) ->
+    re:replace(string:replace(Cell, "*", "\\*", all), "~ *", "\\\\~", [global, {return, list}]).

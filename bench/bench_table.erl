@@ -1,0 +1,94 @@
+%% @doc The cells of a place's table, for whoever prints one: a column for each
+%% contender, then what macula's figure is to those it is compared with.
+-module(bench_table).
+
+-export([headline/1, head/1, rows/1, promised/1, number/1]).
+
+-type cells() :: [string()].
+
+%% @doc Where that was, in a line.
+-spec headline(map()) -> string().
+headline(#{name := Name, facts := #{<<"mtu">> := Mtu, <<"congestion">> := Congestion} = Facts}) ->
+    Line = [[", ", Line] || {<<"line">>, Line} <- maps:to_list(Facts)],
+    flat("~ts, MTU ~ts~ts, TCP with ~ts, QUIC with cubic", [Name, Mtu, Line, Congestion]).
+
+-spec head(map()) -> cells().
+head(#{contenders := Contenders}) ->
+    ["", ""] ++ [flat("~ts", [Title]) || #{title := Title} <- Contenders]
+        ++ [flat("/ ~ts", [Title]) || #{title := Title} <- compared(Contenders)].
+
+%% @doc One for each figure that anybody has.
+-spec rows(map()) -> [cells()].
+rows(#{contenders := Contenders}) ->
+    [row(Figure, Contenders) || #{key := Key} = Figure <- bench_figures:all(),
+                                lists:any(fun(#{figures := Figures}) -> is_map_key(Key, Figures) end, Contenders)].
+
+row(#{key := Key, title := Title, unit := Unit, better := Better}, Contenders) ->
+    Ours = figure(macula, Key, Contenders),
+    [Title, Unit] ++ [shown(Key, Contender) || Contender <- Contenders]
+        ++ [ratio(Better, Ours, maps:get(Key, Figures, none)) || #{figures := Figures} <- compared(Contenders)].
+
+compared(Contenders) ->
+    [Contender || #{compared := true} = Contender <- Contenders].
+
+figure(Name, Key, Contenders) ->
+    [Figures] = [F || #{name := N, figures := F} <- Contenders, N =:= Name],
+    maps:get(Key, Figures, none).
+
+shown(Key, #{figures := Figures, bulk_suffered := Suffered}) ->
+    case Figures of
+        #{Key := #{median := Median, values := [_]}} -> number(Median) ++ mark(Key, Suffered);
+        #{Key := #{median := Median, min := Min, max := Max}} ->
+            Spread = round(50 * (Max - Min) / max(abs(Median), 1.0e-9)),
+            flat("~ts~ts ~~~3b%", [number(Median), mark(Key, Suffered), Spread]);
+        #{} -> ""
+    end.
+
+%% The bulk beside which these calls ran did not run as it should.
+mark(Key, true) when Key =:= mixed_p50; Key =:= mixed_p99 -> "*";
+mark(_, _) -> "".
+
+ratio(_, none, _) -> "";
+ratio(_, _, none) -> "";
+ratio(Better, #{median := Ours}, #{median := Theirs}) ->
+    flat("~ts ~ts", [number(Ours / max(Theirs, 1.0e-9)), sign(bench_figures:better(Better, Ours, Theirs))]).
+
+sign(better) -> "+";
+sign(worse) -> "-";
+sign(same) -> "=".
+
+%% @doc What was promised, what it was against, and what came of it.
+-spec promised(map()) -> [{Promise :: string(), Measured :: string(), boolean()}].
+promised(#{contenders := Contenders}) ->
+    [{Title, flat("~ts ~ts", [number(Measured), unit(Key, Against)]), kept(Way, Measured, Bound)}
+     || {Title, Key, Way, Bound, Against} <- bench_figures:promises(),
+        Measured <- measured(figure(macula, Key, Contenders), Against, Contenders)].
+
+measured(none, _, _) -> [];
+measured(#{median := Ours}, absolute, _) -> [Ours];
+measured(#{median := Ours}, {times, Name, Key}, Contenders) ->
+    [Ours / Theirs || #{median := Theirs} <- [figure(Name, Key, Contenders)]].
+
+unit(_, {times, _, _}) -> "times";
+unit(Key, absolute) -> hd([Unit || #{key := K, unit := Unit} <- bench_figures:all(), K =:= Key]).
+
+kept(at_least, Measured, Bound) -> Measured >= Bound;
+kept(at_most, Measured, Bound) -> Measured =< Bound.
+
+%% @doc Three digits that mean something; more would only be noise.
+-spec number(number()) -> string().
+number(Number) when Number < 0 -> "-" ++ number(-Number);
+number(Number) ->
+    Value = float(Number),
+    if
+        Value >= 100.0 -> integer_to_list(rounded(Value));
+        Value >= 10.0 -> float_to_list(Value, [{decimals, 1}]);
+        Value >= 0.1 -> float_to_list(Value, [{decimals, 2}]);
+        true -> float_to_list(Value, [{decimals, 3}])
+    end.
+
+rounded(Value) when Value < 1000.0 -> round(Value);
+rounded(Value) -> Unit = floor(math:pow(10, floor(math:log10(Value)) - 2)), round(Value / Unit) * Unit.
+
+flat(Format, Args) ->
+    lists:flatten(io_lib:format(Format, Args)).
