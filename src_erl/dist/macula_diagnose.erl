@@ -111,7 +111,7 @@ explored(#{node := Node, carrier := {macula, Node, _}} = Observed, _, _) ->
     Observed;
 explored(#{link := none, node := Node, name := {ok, Parts}} = Observed, {ok, Endpoint, Kind},
          #{timeout := Timeout}) ->
-    LookUps = look_up(Node, Parts, Timeout),
+    LookUps = look_up(Endpoint, Node, Parts, Timeout),
     Addresses = lists:usort([A || #{found := {ok, Told}} <- LookUps, A <- Told]),
     Attempts = knock(Endpoint, Node, Addresses, Timeout),
     _ = Kind =:= temporary andalso macula_nif:endpoint_close(Endpoint),
@@ -122,8 +122,8 @@ explored(Observed, {ok, Endpoint, temporary}, _) ->
 explored(Observed, _, _) ->
     Observed.
 
-look_up(Node, Parts, Timeout) ->
-    Asked = macula_dist_resolver:start(Node, Parts, Timeout),
+look_up(Endpoint, Node, Parts, Timeout) ->
+    Asked = macula_dist_resolver:start(Endpoint, Node, Parts, Timeout),
     TooLate = erlang:start_timer(Timeout, self(), too_late),
     look_ups(Asked, TooLate, []).
 

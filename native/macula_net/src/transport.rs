@@ -50,14 +50,14 @@ const RELAYED_MTU: u16 = 1340;
 /// The accepting side's parameters for links through a relay.
 pub(crate) fn relayed_server(tls: &Tls) -> quinn::ServerConfig {
     let mut server = server(tls);
-    server.transport_config(Arc::new(relayed(transport(0))));
+    server.transport_config(Arc::new(relayed(parameters(0))));
     server
 }
 
 /// The dialling side's parameters for a link through a relay.
 pub(crate) fn relayed_client(tls: &Tls) -> quinn::ClientConfig {
     let mut client = client(tls);
-    client.transport_config(Arc::new(relayed(transport(u32::from(STREAMS)))));
+    client.transport_config(Arc::new(relayed(parameters(u32::from(STREAMS)))));
     client
 }
 
@@ -71,7 +71,7 @@ fn relayed(mut transport: TransportConfig) -> TransportConfig {
 /// The parameters of an attachment to a relay.
 pub(crate) fn attachment(tls: &Tls) -> quinn::ClientConfig {
     let mut client = quinn::ClientConfig::new(tls.relay_client.clone());
-    let mut transport = transport(1);
+    let mut transport = parameters(1);
     transport.max_idle_timeout(IdleTimeout::try_from(RELAY_SILENCE).ok());
     client.transport_config(Arc::new(transport));
     client
