@@ -109,10 +109,7 @@ impl Endpoint {
         loop {
             if let Some(way) = waiting.next() {
                 let call = call.clone();
-                attempts.spawn(async move {
-                    let link = timeout_at(deadline, call.take(way)).await;
-                    (way, link.unwrap_or(Err(DialError::Timeout)))
-                });
+                attempts.spawn(async move { (way, call.take(way).await) });
             }
             let next = if waiting.len() == 0 { deadline } else { Instant::now() + STAGGER };
             tokio::select! {
@@ -129,7 +126,8 @@ impl Endpoint {
     }
 }
 
-/// What all attempts of a dial have in common.
+/// What all attempts of a dial have in common. Whatever is waited for ends at the deadline, with the
+/// name of what was missing.
 #[derive(Clone)]
 struct Call {
     shared: Arc<Shared>,
@@ -150,7 +148,8 @@ impl Call {
 
     async fn open_through_mesh(&self) -> Result<Arc<Link>, DialError> {
         let mesh = self.shared.mesh().ok_or(DialError::NoMesh)?;
-        let route = mesh.route(&self.target, &self.cookie).await.map_err(DialError::Io)?;
+        let route = timeout_at(self.deadline, mesh.route(&self.target, &self.cookie));
+        let route = route.await.map_err(|_| DialError::Timeout)?.map_err(DialError::Io)?;
         tokio::select! {
             opened = self.open(route.label) => opened,
             () = route.nobody() => Err(DialError::NotInMesh),
@@ -161,10 +160,11 @@ impl Call {
         let mut pauses = BUSY_MS.iter();
         loop {
             match self.follow(address).await {
-                Err(DialError::Busy) => match pauses.next() {
-                    Some(pause) => sleep(Duration::from_millis(*pause)).await,
-                    None => return Err(DialError::Busy),
-                },
+                Err(DialError::Busy) => {
+                    let pause = pauses.next().ok_or(DialError::Busy)?;
+                    let pause = sleep(Duration::from_millis(*pause));
+                    timeout_at(self.deadline, pause).await.map_err(|_| DialError::Busy)?;
+                }
                 opened => return opened,
             }
         }
@@ -183,18 +183,23 @@ impl Call {
     }
 
     async fn attempt(&self, address: SocketAddr) -> Result<Arc<Link>, Attempt> {
-        let Call { shared, name, target, key, .. } = self;
         let connection = self.connect(address).await.map_err(Attempt::Failed)?;
-        let greeting = greet::dial(&connection, shared, name.clone(), target.clone(), key.clone());
-        let greeted = timeout_at(self.deadline, greeting).await;
-        let mut greeted = match greeted.map_err(|_| Attempt::Failed(DialError::NoHello))? {
+        let greeted = timeout_at(self.deadline, self.greet(&connection)).await;
+        let greeted = greeted.unwrap_or(Err(Attempt::Failed(DialError::NoHello)))?;
+        Ok(self.shared.link(connection, greeted))
+    }
+
+    async fn greet(&self, connection: &Connection) -> Result<Greeted, Attempt> {
+        let Call { shared, name, target, key, .. } = self;
+        let greeting = greet::dial(connection, shared, name.clone(), target.clone(), key.clone());
+        let mut greeted = match greeting.await {
             Err(GreetError::Hello(Failure::Redirected(elsewhere), _)) => {
                 return Err(Attempt::Redirected(elsewhere));
             }
             greeted => greeted.map_err(|error| Attempt::Failed(not_greeted(error)))?,
         };
         choose(&mut greeted).await.map_err(Attempt::Failed)?;
-        Ok(shared.link(connection, greeted))
+        Ok(greeted)
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<Connection, DialError> {

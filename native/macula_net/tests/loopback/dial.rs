@@ -139,13 +139,13 @@ async fn a_bad_hello_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_without_a_hello_is_a_timeout() {
+async fn a_server_without_a_hello_is_told_apart_from_silence() {
     let (server, address) = foreign_server(&[ALPN]);
     tokio::spawn(async move {
         let connection = server.accept().await.unwrap().await.unwrap();
         connection.closed().await
     });
-    assert_eq!(failure(&open("a"), address, SHORT).await, DialError::Timeout);
+    assert_eq!(failure(&open("a"), address, SHORT).await, DialError::NoHello);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
