@@ -48,6 +48,31 @@ the_attempt_that_got_furthest_counts_test() ->
     {cookie, failed, #{address := ?OTHER, attempts := [_, _], text := Text}} = lists:keyfind(cookie, 1, Findings),
     ?assertNotEqual(nomatch, string:find(Text, "192.0.2.7:4433 nothing listens there")).
 
+%% With a mesh: its own stage, and what it says of the node counts more than an address that is silent.
+mesh_test_() ->
+    Attached = {<<"https://one:1">>, {attached, ?ADDRESS}},
+    Down = {<<"https://two:2">>, {down, {refused, token}}},
+    [{lists:flatten(io_lib:format("~0p", [Expected])),
+      fun() ->
+              Findings = macula_diagnosis:findings(
+                           observed(#{mesh => Mesh, attempts => [#{address => Way, result => Result}
+                                                                 || {Way, Result} <- Attempts]})),
+              ?assertEqual(Expected, [{Stage, maps:get(reason, Details, none)}
+                                      || {Stage, failed, Details} <- Findings]),
+              ?assert(is_binary(unicode:characters_to_binary(macula_diagnosis:format('b@host', Findings))))
+      end}
+     || {Mesh, Attempts, Expected} <-
+            [{#{relays => [Down, Attached], forged => 0}, [{?ADDRESS, {error, timeout}}, {mesh, {error, not_in_mesh}}],
+              [{port, not_in_mesh}]},
+             {#{relays => [Down], forged => 0}, [{?ADDRESS, {error, timeout}}, {mesh, {error, timeout}}],
+              [{mesh, not_attached}, {port, timeout}]},
+             {#{relays => [Attached], forged => 7}, [{mesh, {error, timeout}}],
+              [{mesh, decrypt_failed}, {port, timeout}]},
+             {#{relays => [Attached], forged => 0}, [{mesh, {error, {refused, name_taken}}}],
+              [{handshake, {refused, name_taken}}]},
+             {#{relays => [Down], forged => 0}, [{?ADDRESS, ok}, {mesh, {error, timeout}}], []},
+             {not_joined, [{mesh, {error, no_mesh}}], [{mesh, no_mesh}, {port, no_mesh}]}]].
+
 the_upshot_is_in_front_test() ->
     Report = unicode:characters_to_list(macula_diagnosis:format('b@host', attempted([{?ADDRESS, {error, timeout}}]))),
     ?assertMatch("b@host cannot be reached: port\n" ++ _, Report),

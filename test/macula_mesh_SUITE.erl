@@ -7,7 +7,7 @@
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([three_lines_behind_nats/1, joined_by_environment/1, relay_of_a_node/1, outlives_its_relay/1,
          large_messages/1, other_cookie_or_realm/1, says_why_not/1, name_taken/1, started_again/1, tokens/1,
-         leaves/1, joins_again_under_another_name/1]).
+         leaves/1, joins_again_under_another_name/1, diagnosed/1]).
 
 -import(macula_test_node, [call/2, call/4, name/1, unique/1, wait_until/1, has_said/2, await_said/3]).
 
@@ -19,7 +19,8 @@ suite() ->
 
 all() ->
     [three_lines_behind_nats, joined_by_environment, relay_of_a_node, outlives_its_relay, large_messages,
-     other_cookie_or_realm, says_why_not, name_taken, started_again, tokens, leaves, joins_again_under_another_name].
+     other_cookie_or_realm, says_why_not, name_taken, started_again, tokens, leaves, joins_again_under_another_name,
+     diagnosed].
 
 init_per_suite(Config) ->
     case netlab:requires() of
@@ -239,6 +240,34 @@ joins_again_under_another_name(_) ->
     ok = call(A, net_kernel, stop, []),
     Become('second@a.lab'),
     wait_until(fun() -> call(B, net_adm, ping, ['second@a.lab']) =:= pong end).
+
+%% macula:diagnose/1 where there are relays: each thing that can be wrong with them, at its stage.
+diagnosed(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    Relay = relay(Lab, p, #{port => 4433, realms => #{<<"io.macula">> => open}}),
+    [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
+    Before = diagnose(A, B),
+    ?assertNot(lists:keymember(mesh, 1, Before)),
+    ?assertMatch({port, failed, _}, lists:keyfind(port, 1, Before)),
+    _ = call(A, macula, join_mesh, [#{relays => [?URL], realm => <<"other">>, timeout => 1_000}]),
+    ok = join(A, #{}),
+    %% Not there: the mesh is well, and the node not in it.
+    NotThere = diagnose(A, B),
+    ?assertMatch({mesh, ok, #{relays := [{?URL, {attached, _}}]}}, lists:keyfind(mesh, 1, NotThere)),
+    ?assertMatch({port, failed, #{reason := not_in_mesh}}, lists:keyfind(port, 1, NotThere)),
+    ok = join(B, #{}),
+    There = diagnose(A, B),
+    ?assertEqual([], [Stage || {Stage, failed, _} <- There]),
+    ?assertMatch({handshake, ok, _}, lists:keyfind(handshake, 1, There)),
+    {_, ok, #{text := Text, path := relay}} = lists:keyfind(port, 1, diagnose(A, B)),
+    ?assertEqual(<<"connected, through ", ?URL/binary>>, Text),
+    true = call(A, erlang, disconnect_node, [name(B)]),
+    macula_test_node:kill(Relay),
+    wait_until(fun() -> [] =:= [Url || {Url, {attached, _}} <- call(A, macula, relays, [])] end),
+    ?assertMatch({mesh, failed, #{reason := not_attached, advice := _}}, lists:keyfind(mesh, 1, diagnose(A, B))).
+
+diagnose(From, To) ->
+    call(From, macula, diagnose, [name(To), #{timeout => 1_500}]).
 
 %%% What the cases share
 

@@ -69,7 +69,7 @@ observe(Node, Options) ->
 observed(Node, #{connect := Connect} = Options) ->
     {Carrier, Endpoint} = endpoint(),
     Observed = #{node => Node, carrier => Carrier, name => name(Node), link => link_to(Node),
-                 look_ups => [], attempts => [], handshake => not_tried},
+                 look_ups => [], mesh => not_joined, attempts => [], handshake => not_tried},
     reached(explored(Observed, Endpoint, Options), Connect).
 
 %%% This VM
@@ -113,9 +113,11 @@ explored(#{link := none, node := Node, name := {ok, Parts}} = Observed, {ok, End
          #{timeout := Timeout}) ->
     LookUps = look_up(Endpoint, Node, Parts, Timeout),
     Addresses = lists:usort([A || #{found := {ok, Told}} <- LookUps, A <- Told]),
+    Forged = forged(Endpoint),
     Attempts = knock(Endpoint, Node, Addresses, Timeout),
+    Mesh = mesh(macula_nif:mesh_relays(Endpoint), Endpoint, Forged),
     _ = Kind =:= temporary andalso macula_nif:endpoint_close(Endpoint),
-    Observed#{look_ups => LookUps, attempts => Attempts};
+    Observed#{look_ups => LookUps, attempts => Attempts, mesh => Mesh};
 explored(Observed, {ok, Endpoint, temporary}, _) ->
     ok = macula_nif:endpoint_close(Endpoint),
     Observed;
@@ -138,6 +140,12 @@ look_ups(Asked, TooLate, Found) ->
             Missing = maps:values(Asked),
             lists:sort([#{source => S, found => {error, timeout}} || S <- Missing] ++ Found)
     end.
+
+mesh(undefined, _, _) -> not_joined;
+mesh(Relays, Endpoint, Before) -> #{relays => Relays, forged => forged(Endpoint) - Before}.
+
+forged(Endpoint) ->
+    lists:sum([Count || {_, #{decrypt_failed := Count}} <- macula_nif:mesh_tunnels(Endpoint)]).
 
 %% Each address by itself, all at once, up to the end of the hello.
 knock(Endpoint, Node, Addresses, Timeout) ->

@@ -6,8 +6,9 @@
 
 -export_type([finding/0, stage/0, result/0, observed/0, carrier/0, look_up/0, attempt/0]).
 
-%% In the order they are needed in, as they are told. There may be more one day.
--type stage() :: node | name | address | port | version | tls | cookie | handshake.
+%% In the order they are needed in, as they are told; `mesh' where one is
+%% joined. There may be more one day.
+-type stage() :: node | name | address | mesh | port | version | tls | cookie | handshake.
 %% skipped: it could not be looked at, since something before it is missing.
 -type result() :: ok | failed | skipped.
 %% `text' says what was found, `advice' what to do about it where it failed.
@@ -21,7 +22,12 @@
 -type look_up() :: #{source := atom(), found := {ok, [macula_nif:candidate()]} | {error, term()}}.
 -type attempt() :: #{address := macula_nif:candidate(), result := ok | {error, term()}}.
 
--type observed() :: #{node := node(), carrier := carrier(),
+%% How this node stands with its relays, and how many datagrams came through
+%% them, while the node was called, that nobody with this cookie had sealed.
+-type mesh() :: not_joined | #{relays := [{Url :: binary(), macula_mesh:relay_state()}],
+                               forged := non_neg_integer()}.
+
+-type observed() :: #{node := node(), carrier := carrier(), mesh := mesh(),
                       name := {ok, macula_dist_name:parts()} | {error, macula_dist_name:error()},
                       link := none | map(),
                       look_ups := [look_up()], attempts := [attempt()],
@@ -40,13 +46,16 @@ findings(#{node := Node, carrier := Carrier, name := {error, _} = Name}) ->
 findings(#{node := Node, carrier := {unusable, _} = Carrier, name := Name}) ->
     [carrier(Carrier), name(Node, Name)
      | skipped([address | ?AFTER_ADDRESS], "nothing can be dialled from here")];
-findings(#{node := Node, carrier := Carrier, name := Name, link := #{address := Address} = Link}) ->
-    Connected = ["connected, at ", macula_dist_log:address(Address)],
+findings(#{node := Node, carrier := Carrier, name := Name, link := #{} = Link}) ->
+    Connected = Link#{text => ["connected, ", link_path(Link)]},
     [carrier(Carrier), name(Node, Name)
-     | [{Stage, ok, Link#{text => Connected}} || Stage <- [address | ?AFTER_ADDRESS]]];
+     | [{Stage, ok, Connected} || Stage <- [address | ?AFTER_ADDRESS]]];
 findings(#{node := Node, carrier := Carrier, name := Name, look_ups := LookUps} = Observed) ->
     Address = address(Node, LookUps),
-    [carrier(Carrier), name(Node, Name), Address | answers(Address, Observed)].
+    [carrier(Carrier), name(Node, Name), Address | mesh(Observed) ++ answers(Address, Observed)].
+
+link_path(#{path := relay, relay := Url}) -> ["through ", Url];
+link_path(#{address := Address}) -> ["at ", macula_dist_log:address(Address)].
 
 %%% This VM
 
@@ -115,6 +124,7 @@ source(name) -> "the name itself:";
 source(srv) -> "DNS, SRV _macula._udp:";
 source(dns) -> "the host's IPv4 addresses:";
 source(dns6) -> "the host's IPv6 addresses:";
+source(mesh) -> "by way of";
 source(Other) -> io_lib:format("~tp:", [Other]).
 
 address_advice(Node, LookUps) ->
@@ -125,6 +135,40 @@ address_advice(Node, LookUps) ->
         [{dns, _}] -> ["DNS fails: check /etc/resolv.conf and the servers named there.", Elsewhere];
         _ -> ["Check how the host is spelt, and that DNS or /etc/hosts knows it.", Elsewhere]
     end.
+
+%%% The mesh
+
+mesh(#{mesh := not_joined, attempts := Attempts}) ->
+    [{mesh, failed, #{text => "only the mesh may be used, and none is joined", reason => no_mesh,
+                      advice => "Join one, macula:join_mesh(#{relays => [Url]}), or let direct ways "
+                                "be tried too: MACULA_DIST_MODE."}}
+     || #{result := {error, no_mesh}} <- Attempts];
+mesh(#{mesh := #{relays := Relays} = Mesh} = Observed) ->
+    Text = lists:join("; ", [[Url, ": ", relay(State)] || {Url, State} <- Relays]),
+    Attached = [Url || {Url, {attached, _}} <- Relays],
+    [in_mesh(Attached, is_reached_directly(Observed), Text, Mesh)].
+
+relay({attached, Observed}) -> ["attached, as ", macula_dist_log:address(Observed)];
+relay(draining) -> "about to go";
+relay({down, Reason}) -> ["not attached: ", macula_dist_log:relay_reason(Reason)].
+
+in_mesh(_, true, Text, #{relays := Relays}) ->
+    {mesh, ok, #{text => [Text, "; not needed for this node"], relays => Relays}};
+in_mesh([], false, Text, #{relays := Relays}) ->
+    {mesh, failed, #{text => Text, relays => Relays, reason => not_attached,
+                     advice => "Check the relay's URL and that it runs, that UDP to its port is let "
+                               "through, and the realm's token or certificate."}};
+in_mesh(_, false, Text, #{relays := Relays, forged := Forged}) when Forged > 0 ->
+    More = io_lib:format("; ~b datagrams came that nobody with this cookie had sealed", [Forged]),
+    {mesh, failed, #{text => [Text, More], relays => Relays, reason => decrypt_failed,
+                     advice => "Something between the nodes changes what they send: use another "
+                               "relay, and ask who runs this one."}};
+in_mesh(_, false, Text, #{relays := Relays}) ->
+    {mesh, ok, #{text => Text, relays => Relays}}.
+
+is_reached_directly(#{attempts := Attempts}) ->
+    lists:any(fun(#{address := Way, result := Result}) -> Way =/= mesh andalso Result =:= ok end,
+              Attempts).
 
 %%% What answers there
 
@@ -167,6 +211,10 @@ furthest(Attempts) ->
 
 %% At which stage an attempt ended, and which ones it had behind it.
 progress(#{result := ok}) -> {none, [port, version, tls, cookie, handshake]};
+progress(#{address := mesh, result := {error, Reason}}) ->
+    {Stage, Passed} = ended(Reason),
+    %% What the mesh says is worth more than the silence of an address.
+    {Stage, [mesh | Passed]};
 progress(#{result := {error, Reason}}) -> ended(Reason).
 
 ended({not_macula, _}) -> {version, [port]};
@@ -223,6 +271,8 @@ advice(Stage, Reason, Node) ->
 todo(port, port_closed, Node) ->
     io_lib:format("Start ~ts there with -proto_dist macula; or, if it runs at another port, say "
                   "which: ~ts.", [Node, peers_entry(Node)]);
+todo(port, no_mesh, _) ->
+    "Join a mesh: macula:join_mesh(#{relays => [Url]}).";
 todo(port, timeout, Node) ->
     io_lib:format("Check that ~ts runs, and that no firewall on the way or on either host drops "
                   "UDP to that port.", [Node]);

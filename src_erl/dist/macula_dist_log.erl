@@ -221,8 +221,10 @@ attempt(#{source := Source, address := Address, reason := Reason}) ->
 attempt(#{source := Source, reason := Reason}) ->
     io_lib:format("~tp: ~ts", [Source, reason(Reason)]).
 
-%% @doc An address as people write it.
+%% @doc A way to a node as people write it.
 -spec address(macula_nif:candidate()) -> iolist().
+address(mesh) ->
+    "the mesh";
 address({Ip, Port, Interface}) ->
     ["[", inet:ntoa(Ip), "%", integer_to_list(Interface), "]:", integer_to_list(Port)];
 address({Ip, Port}) when tuple_size(Ip) =:= 8 ->

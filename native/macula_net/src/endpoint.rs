@@ -293,6 +293,7 @@ impl Endpoint {
     /// A file that cannot be used.
     pub fn start_relay(&self, config: RelayConfig) -> Result<(), FileError> {
         let relay = Arc::new(RelayService::new(config)?);
+        self.shared.socket.answers_stun.store(true, Relaxed);
         if let Some(former) = self.shared.relay.write().replace(relay) {
             former.hang_up();
         }
@@ -303,6 +304,7 @@ impl Endpoint {
     pub async fn stop_relay(&self, grace: Duration) {
         let relay = self.shared.relay.write().take();
         if let Some(relay) = relay {
+            self.shared.socket.answers_stun.store(false, Relaxed);
             relay.restarting();
             tokio::time::sleep(grace).await;
             relay.hang_up();

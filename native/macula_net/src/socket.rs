@@ -7,10 +7,11 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use macula_core::path::demux::{self, Kind};
+use macula_core::path::stun;
 use macula_core::path::table::PathTable;
 use nix::errno::Errno;
 use parking_lot::RwLock;
@@ -36,7 +37,7 @@ pub struct Counters {
     pub send_errors: AtomicU64,
     /// Receive calls that failed and were tried again.
     pub receive_errors: AtomicU64,
-    /// STUN messages, which nothing here answers yet.
+    /// STUN messages: a relay answers the requests among them.
     pub stun: AtomicU64,
     /// Sealed packets, which nothing here opens yet.
     pub sealed: AtomicU64,
@@ -57,6 +58,8 @@ pub(crate) struct MeshSocket {
     pub(crate) answers: Arc<Answers>,
     /// The labels whose datagrams go through relays.
     pub(crate) tunnels: Arc<Tunnels>,
+    /// Whether to tell whoever asks, by STUN, under which address it is seen.
+    pub(crate) answers_stun: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -81,6 +84,7 @@ impl MeshSocket {
             paths: RwLock::default(),
             answers: Arc::default(),
             tunnels: Arc::default(),
+            answers_stun: AtomicBool::new(false),
             counters: Counters::default(),
         }))
     }
@@ -146,11 +150,14 @@ impl MeshSocket {
     }
 
     /// Counts and blanks what is not QUIC in a received buffer, which may hold several datagrams.
-    fn take_foreign(&self, buffer: &mut [u8], stride: usize) {
-        for datagram in buffer.chunks_mut(stride.max(1)) {
+    fn take_foreign(&self, buffer: &mut [u8], meta: &RecvMeta) {
+        for datagram in buffer.chunks_mut(meta.stride.max(1)) {
             let counter = match demux::classify(datagram) {
                 Kind::Quic => continue,
-                Kind::Stun => &self.counters.stun,
+                Kind::Stun => {
+                    self.answer_stun(datagram, meta);
+                    &self.counters.stun
+                }
                 Kind::Sealed => &self.counters.sealed,
                 Kind::Unknown => &self.counters.unknown,
             };
@@ -161,10 +168,26 @@ impl MeshSocket {
         }
     }
 
+    /// What cannot be sent right now is asked for again: STUN expects losses.
+    fn answer_stun(&self, datagram: &[u8], meta: &RecvMeta) {
+        if !self.answers_stun.load(Relaxed) {
+            return;
+        }
+        if let Some(answer) = stun::answer(datagram, meta.addr) {
+            let _ = self.send(&Transmit {
+                destination: meta.addr,
+                ecn: None,
+                contents: &answer,
+                segment_size: None,
+                src_ip: meta.dst_ip,
+            });
+        }
+    }
+
     fn received(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
         let paths = self.paths.read();
         for (buf, meta) in bufs.iter_mut().zip(metas) {
-            self.take_foreign(&mut buf[..meta.len], meta.stride);
+            self.take_foreign(&mut buf[..meta.len], meta);
             meta.addr = to_label(meta.addr);
             if is_label(&meta.addr) {
                 // Nobody's address: what comes from there was forged to look like a tunnel's.

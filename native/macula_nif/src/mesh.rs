@@ -52,10 +52,7 @@ impl Options<'_> {
                 authorities: authorities.0.map(|file| file.0),
                 own: own.0.map(|(certificate, key)| (certificate.0, key.0)),
             },
-            pace: Pace {
-                interval: Duration::from_millis(self.interval),
-                attempts: self.attempts,
-            },
+            pace: Pace { interval: Duration::from_millis(self.interval), attempts: self.attempts },
             keep: self.keep,
         })
     }

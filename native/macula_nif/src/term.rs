@@ -75,7 +75,11 @@ pub(crate) struct Candidate(pub(crate) Way);
 impl<'a> Decoder<'a> for Candidate {
     fn decode(term: Term<'a>) -> NifResult<Candidate> {
         if let Ok(atom) = term.decode::<rustler::Atom>() {
-            return if atom == atoms::mesh() { Ok(Candidate(Way::Mesh)) } else { Err(Error::BadArg) };
+            return if atom == atoms::mesh() {
+                Ok(Candidate(Way::Mesh))
+            } else {
+                Err(Error::BadArg)
+            };
         }
         let Ok((ip, port, interface)) = term.decode::<(Ip, Exact<u16>, u32)>() else {
             return term.decode::<Address>().map(|address| Candidate(Way::Address(address.0)));

@@ -3,4 +3,5 @@
 pub mod demux;
 pub mod liveness;
 pub mod silence;
+pub mod stun;
 pub mod table;

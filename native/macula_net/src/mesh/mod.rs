@@ -207,8 +207,7 @@ impl MeshKeys {
             return Ok(key.clone());
         }
         let (input, realm) = (base.clone(), realm.to_owned());
-        let stretched =
-            tokio::task::spawn_blocking(move || MeshKey::stretch(&input, &realm)).await;
+        let stretched = tokio::task::spawn_blocking(move || MeshKey::stretch(&input, &realm)).await;
         let key = Arc::new(stretched.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?);
         if cached.len() == CACHED {
             cached.remove(0);
@@ -358,7 +357,11 @@ impl Mesh {
     }
 
     /// Makes this node claim its name under a cookie.
-    async fn claim_under(&self, cookie: &Cookie, name: &str) -> Result<(Tag, Arc<MeshKey>), String> {
+    async fn claim_under(
+        &self,
+        cookie: &Cookie,
+        name: &str,
+    ) -> Result<(Tag, Arc<MeshKey>), String> {
         let key = self.keys.key(cookie, &self.config.realm).await?;
         let claim = key.claim(name);
         let tag = claim.tag();
@@ -464,7 +467,8 @@ impl Mesh {
     /// The numbers of the relays this node is attached to.
     fn attached(&self) -> Vec<usize> {
         let relays = self.relays.lock();
-        let up = relays.iter().enumerate().filter(|(_, relay)| !matches!(relay.state, State::Down(_)));
+        let up =
+            relays.iter().enumerate().filter(|(_, relay)| !matches!(relay.state, State::Down(_)));
         up.map(|(n, _)| n).collect()
     }
 
@@ -536,12 +540,11 @@ impl Mesh {
 
     fn errors(&self) -> Vec<(RelayUrl, RelayError)> {
         let relays = self.relays.lock();
-        let errors = self.config.relays.iter().zip(&*relays).filter_map(|(url, relay)| {
-            match &relay.state {
+        let errors =
+            self.config.relays.iter().zip(&*relays).filter_map(|(url, relay)| match &relay.state {
                 State::Down(error) => Some((url.clone(), error.clone())),
                 _ => None,
-            }
-        });
+            });
         errors.collect()
     }
 }

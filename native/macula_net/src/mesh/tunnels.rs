@@ -213,7 +213,9 @@ impl Tunnels {
         for datagram in transmit.contents.chunks(size) {
             let sent = match heard {
                 Some(relay) => tunnel.send(relay, datagram),
-                None => relays.values().map(|relay| tunnel.send(relay, datagram)).max().unwrap_or(false),
+                None => {
+                    relays.values().map(|relay| tunnel.send(relay, datagram)).max().unwrap_or(false)
+                }
             };
             if !sent {
                 self.unsent.fetch_add(1, Relaxed);
@@ -277,7 +279,8 @@ impl Tunnel {
 
     /// Sends a datagram through a relay, in two halves when it is too large for the way there.
     fn send(&self, relay: &Connection, datagram: &[u8]) -> bool {
-        let Some(room) = relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD))
+        let Some(room) =
+            relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD))
         else {
             return false;
         };

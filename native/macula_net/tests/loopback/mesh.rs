@@ -184,10 +184,8 @@ async fn a_live_node_keeps_its_name_and_a_dead_one_is_succeeded() {
     }
     // It goes without a word, as a killed container does.
     drop(b);
-    soon("a succession", async {
-        while other.join_mesh(at(&[&relay]), HANG).await.is_err() {}
-    })
-    .await;
+    soon("a succession", async { while other.join_mesh(at(&[&relay]), HANG).await.is_err() {} })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,4 +227,24 @@ async fn what_is_no_relay_is_told_by_kind() {
     let unknown = MeshConfig { relays: vec![url("nowhere.invalid", 4433)], ..at(&[]) };
     let why = join_error(&a, unknown, SHORT).await;
     assert!(matches!(why, RelayError::Name(_) | RelayError::Trying), "{why:?}");
+}
+
+/// A relay tells by STUN how it sees whoever asks; a node that is none says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_answers_stun() {
+    let (relay, plain) = (relay(), open("a"));
+    let (client, own) = udp().await;
+    // A binding request (RFC 8489, 5) without attributes.
+    let request = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], b"transaction!"].concat();
+    client.send_to(&request, plain.address()).await.unwrap();
+    client.send_to(&request, relay.address()).await.unwrap();
+    let mut answer = [0; 100];
+    let (length, from) = soon("an answer", client.recv_from(&mut answer)).await.unwrap();
+    assert_eq!(from, relay.address());
+    let expected = macula_core::path::stun::answer(&request, own).unwrap();
+    assert_eq!(answer[..length], expected);
+    relay.stop_relay(Duration::ZERO).await;
+    client.send_to(&request, relay.address()).await.unwrap();
+    let silence = tokio::time::timeout(SHORT, client.recv_from(&mut answer)).await;
+    assert!(silence.is_err(), "{silence:?}");
 }
