@@ -11,6 +11,8 @@ defaults_test() ->
                         threads => {max(1, min(8, erlang:system_info(schedulers_online) div 4)), default},
                         peers => {#{}, default},
                         select => {[], default},
+                        mesh => {undefined, default},
+                        dist_mode => {all, default},
                         tls_verify => {none, default},
                         cacertfile => {undefined, default},
                         certfile => {undefined, default},

@@ -89,4 +89,4 @@ observed(More) ->
                  name => macula_dist_name:split('b@host'), link => none,
                  look_ups => [#{source => dns, found => {ok, [?ADDRESS, ?OTHER]}},
                               #{source => registry, found => {error, not_found}}],
-                 attempts => [], handshake => not_tried}, More).
+                 mesh => not_joined, attempts => [], handshake => not_tried}, More).
