@@ -147,16 +147,25 @@ restart_of_distribution(_) ->
 
 %% The other carrier may be OTP's TLS.
 beside_inet_tls(Config) ->
-    Dir = macula_test_node:scratch(Config),
-    {Certificate, Key} = macula_test_ca:issue(macula_test_ca:new(Dir, "a CA"), "node", #{san => [{dNSName, "localhost"}]}),
     Options = #{flags => ["-proto_dist", "inet_tls", "macula", "-start_epmd", "false",
-                          "-ssl_dist_opt", "server_certfile", Certificate, "server_keyfile", Key,
+                          "-ssl_dist_opt", "server_certfile", certificate_and_key(Config),
                           "-ssl_dist_opt", "client_verify", "verify_none"]},
     [A, B, C] = [start(unique(Name), Options) || Name <- ["a", "b", "c"]],
     ok = call(A, macula, set_select, [[{name(B), inet_tls}]]),
     [connect(A, Other) || Other <- [B, C]],
     ?assertEqual([tls, quic], [protocol(A, B), protocol(A, C)]),
     [talk(A, Other) || Other <- [B, C]].
+
+%% RSA, which every OTP's TLS takes by default. One file may hold both.
+certificate_and_key(Config) ->
+    Rsa = [{digest, sha256}, {key, {rsa, 2048, 65_537}}],
+    Chain = #{root => Rsa, intermediates => [], peer => Rsa},
+    #{server_config := Made} = public_key:pkix_test_data(#{server_chain => Chain, client_chain => Chain}),
+    {KeyType, Key} = proplists:get_value(key, Made),
+    File = filename:join(macula_test_node:scratch(Config), "node.pem"),
+    ok = file:write_file(File, public_key:pem_encode([{'Certificate', proplists:get_value(cert, Made), not_encrypted},
+                                                      {KeyType, Key, not_encrypted}])),
+    File.
 
 %%% Clusters
 
