@@ -149,7 +149,7 @@ says_why_not(_) ->
     Lab = netlab:start(lan, #{hosts => 3}),
     [A, B, C] = [macula_test_node:start(unique("n"), #{within => netlab:within(Lab, Host), host => atom_to_list(Host)})
                  || Host <- netlab:hosts(Lab)],
-    Join = fun(Options) -> call(A, macula, join_mesh, [Options#{timeout => 2_000}]) end,
+    Join = fun(Options) -> call(A, macula, join_mesh, [maps:merge(#{timeout => 2_000}, Options)]) end,
     ?assertEqual({error, {bad_option, relay, {did_you_mean, relays}, []}}, Join(#{relay => []})),
     ?assertMatch({error, {bad_option, relays, relay_urls, []}}, Join(#{})),
     ?assertMatch({error, {bad_option, relays, relay_url, <<"b.lab">>}}, Join(#{relays => [<<"b.lab">>]})),

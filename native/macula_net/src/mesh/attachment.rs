@@ -25,6 +25,10 @@ use crate::{relay, tls, transport};
 /// How long a relay may take from its name to the attachment.
 const ATTACH: Duration = Duration::from_secs(5);
 
+/// How long a relay's only address may take: less than the whole, so that what came back instead of
+/// QUIC can still be told.
+const ALONE: Duration = Duration::from_secs(3);
+
 /// How long one address of a relay may take when there are others to try.
 const ADDRESS: Duration = Duration::from_millis(1500);
 
@@ -137,7 +141,7 @@ impl Attachment<'_> {
         let mut last = RelayError::Name("no address".into());
         for (n, address) in addresses.iter().enumerate() {
             let alone = n + 1 == addresses.len();
-            let limit = if alone { ATTACH } else { ADDRESS };
+            let limit = if alone { ALONE } else { ADDRESS };
             let config = transport::attachment(&self.mesh.tls());
             let answer = shared.socket.answers.expect(crate::socket::to_label(*address));
             match timeout(limit, dial::connect(shared, *address, config, &url.text)).await {
