@@ -248,7 +248,7 @@ diagnosed(_) ->
     [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
     Before = diagnose(A, B),
     ?assertNot(lists:keymember(mesh, 1, Before)),
-    ?assertMatch({port, failed, _}, lists:keyfind(port, 1, Before)),
+    ?assertMatch({address, failed, _}, lists:keyfind(address, 1, Before)),
     _ = call(A, macula, join_mesh, [#{relays => [?URL], realm => <<"other">>, timeout => 1_000}]),
     ok = join(A, #{}),
     %% Not there: the mesh is well, and the node not in it.
