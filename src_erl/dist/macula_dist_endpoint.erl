@@ -169,6 +169,9 @@ handle_info({macula_refused, Address, Name, Reason}, State) ->
 handle_info({macula_relay, Url, Relay}, State) ->
     macula_dist_log:relay(Url, Relay),
     {noreply, State};
+handle_info({macula_forged, Count}, State) ->
+    macula_dist_log:forged(Count),
+    {noreply, State};
 handle_info({macula_mesh, _, {error, Reason}}, State) ->
     macula_dist_log:note(mesh_not_joined, Reason),
     {noreply, State};

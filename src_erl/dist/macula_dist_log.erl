@@ -4,8 +4,8 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, refused/3, certificate/1, unreachable/2, relay/2, listen_failed/2, illegal_name/2,
-         note/2, format/1]).
+-export([init/0, refused/3, certificate/1, unreachable/2, relay/2, forged/1, listen_failed/2,
+         illegal_name/2, note/2, format/1]).
 -export([let_through/0]).
 -export([reason/1, relay_reason/1, address/1, check/1]).
 
@@ -46,6 +46,12 @@ relay(Url, {down, Reason}) ->
     warn_once({relay, Url}, #{event => relay_down, relay => Url, reason => Reason});
 relay(Url, State) ->
     ?LOG_NOTICE(#{event => relay, relay => Url, state => State}, metadata()).
+
+%% @doc Datagrams came through relays that nobody with this node's cookie had
+%% sealed so. The native side tells that every few seconds at most.
+-spec forged(pos_integer()) -> ok.
+forged(Count) ->
+    ?LOG_WARNING(#{event => decrypt_failed, count => Count}, metadata()).
 
 %% @doc A stranger was turned away.
 -spec refused(macula_nif:address(), binary(), atom() | {atom(), atom()}) -> ok.
@@ -178,6 +184,9 @@ format(#{event := relay_down, relay := Url, reason := Reason}) ->
     {"macula: not attached to the relay ~ts: ~ts. It is tried again", [Url, relay_reason(Reason)]};
 format(#{event := relay, relay := Url, state := {attached, Observed}}) ->
     {"macula: attached to the relay ~ts, which sees this node at ~ts", [Url, address(Observed)]};
+format(#{event := decrypt_failed, count := Count}) ->
+    {"macula: decrypt_failed: ~b datagrams came through relays that nobody with this node's cookie "
+     "had sealed; they were dropped. If links suffer, use another relay", [Count]};
 format(#{event := relay, relay := Url, state := draining}) ->
     {"macula: the relay ~ts is about to go", [Url]};
 format(#{event := illegal_name, node := Node, reason := Error}) ->

@@ -94,6 +94,10 @@ pub trait Node: Send + Sync + 'static {
 
     /// This node stands with the relay `url` in another way now.
     fn relay(&self, url: &str, state: &State);
+
+    /// So many datagrams came through relays, in the last seconds, that nobody who holds the cookie
+    /// had sealed so.
+    fn forged(&self, _count: u64) {}
 }
 
 /// Why no endpoint could be opened.

@@ -34,6 +34,7 @@ rustler::atoms! {
     macula_mesh,
     macula_mesh_nodes,
     macula_relay,
+    macula_forged,
     macula_srv,
     attached,
     draining,

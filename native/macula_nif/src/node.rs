@@ -99,4 +99,8 @@ impl Node for NodeProcess {
                 .encode(env)
         });
     }
+
+    fn forged(&self, count: u64) {
+        post(self.pid, move |env| (atoms::macula_forged(), count).encode(env));
+    }
 }

@@ -20,7 +20,7 @@ use macula_core::relay::message::{Refusal, ToRelay};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::certificate::{CertificateFault, CertificateFiles};
@@ -37,6 +37,9 @@ const ORDERS: usize = 16;
 
 /// How long a relay may take to tell its directory, or to grant a tag.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// How often the node is told of datagrams that cannot be opened, at most.
+const TELL_FORGED: Duration = Duration::from_secs(5);
 
 /// A relay, as it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -287,7 +290,24 @@ impl Mesh {
         for (relay, inbox) in inboxes.into_iter().enumerate() {
             mesh.tasks.lock().spawn(attachment::run(mesh.clone(), relay, inbox));
         }
+        mesh.tasks.lock().spawn(mesh.clone().tell_forged());
         Ok(mesh)
+    }
+
+    async fn tell_forged(self: Arc<Self>) {
+        let forged = || self.tunnels.decrypt_failed.load(Relaxed);
+        let mut told = forged();
+        loop {
+            sleep(TELL_FORGED).await;
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            let now = forged();
+            if now > told {
+                shared.node.forged(now - told);
+            }
+            told = now;
+        }
     }
 
     /// Leaves the mesh: the links through it end.
