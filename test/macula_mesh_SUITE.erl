@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
--export([three_lines_behind_nats/1, joined_by_environment/1, relay_of_a_node/1, outlives_its_relay/1,
+-export([as_typed/1, three_lines_behind_nats/1, joined_by_environment/1, relay_of_a_node/1, outlives_its_relay/1,
          large_messages/1, other_cookie_or_realm/1, says_why_not/1, name_taken/1, started_again/1, tokens/1,
          leaves/1, joins_again_under_another_name/1, diagnosed/1]).
 
@@ -18,7 +18,7 @@ suite() ->
     [{timetrap, {minutes, 5}}].
 
 all() ->
-    [three_lines_behind_nats, joined_by_environment, relay_of_a_node, outlives_its_relay, large_messages,
+    [as_typed, three_lines_behind_nats, joined_by_environment, relay_of_a_node, outlives_its_relay, large_messages,
      other_cookie_or_realm, says_why_not, name_taken, started_again, tokens, leaves, joins_again_under_another_name,
      diagnosed].
 
@@ -34,6 +34,54 @@ end_per_suite(_) ->
 end_per_testcase(_, Config) ->
     macula_test_node:stop_all(),
     netlab:stop_all(Config).
+
+%% What README has a user type, in two shells, to the letter but for the addresses.
+as_typed(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    [Erl, Join, Ping] = three_lines(),
+    There = shell(Lab, b, string:replace(Erl, "mynode@myhost", "othernode@otherhost")),
+    type(There, Join),
+    await_prompt(There, 2),
+    Here = shell(Lab, a, Erl),
+    type(Here, Join),
+    await_prompt(Here, 2),
+    type(Here, Ping),
+    ?assertNotEqual(nomatch, string:find(await_prompt(Here, 3), "pong")),
+    [catch port_close(Shell) || Shell <- [Here, There]].
+
+three_lines() ->
+    {ok, Readme} = file:read_file(filename:join(root(), "README.md")),
+    [_, Block | _] = string:split(Readme, "```", all),
+    [<<"sh">> | Lines] = string:split(string:trim(Block), "\n", all),
+    [lists:foldl(fun({From, To}, Text) -> string:replace(Text, From, To) end, Line,
+                 [{"https://relay.example.org:4433", ?URL}, {"_build/default/lib/macula/ebin", code:lib_dir(macula, ebin)},
+                  {"1> ", ""}, {"2> ", ""}]) || Line <- Lines].
+
+root() ->
+    lists:foldl(fun(_, Dir) -> filename:dirname(Dir) end, code:lib_dir(macula), lists:seq(1, 4)).
+
+shell(Lab, Host, Line) ->
+    [Program | Args] = netlab:within(Lab, Host) ++ string:lexemes(unicode:characters_to_list(Line), " "),
+    open_port({spawn_executable, os:find_executable(Program)}, [{args, Args}, exit_status, stderr_to_stdout]).
+
+type(Shell, Line) ->
+    true = port_command(Shell, unicode:characters_to_binary([Line, "\n"])).
+
+await_prompt(Shell, Number) ->
+    await_prompt(Shell, ")" ++ integer_to_list(Number) ++ "> ", "").
+
+await_prompt(Shell, Prompt, Said) ->
+    case string:find(Said, Prompt) of
+        nomatch ->
+            receive
+                {Shell, {data, More}} -> await_prompt(Shell, Prompt, Said ++ More);
+                {Shell, {exit_status, Status}} -> error({ended, Status, Said})
+            after ?SAID_MS -> error({silent, Said})
+            end;
+        _ ->
+            Said
+    end.
 
 %% Each behind a NAT that no hole can be punched through, with the relay in public.
 three_lines_behind_nats(_) ->

@@ -92,6 +92,23 @@ new_release() {
     files "$1"
 }
 
+# relay: starts one, of the macula that the release holds, and has everything after it reach nodes in no other way.
+relay() {
+    # Ports that no other run on this machine is likely to have.
+    relay_port=$((20000 + $$ % 20000))
+    start relay.log erl -noinput -pa "$rel"/lib/macula-*/ebin \
+        -eval "ok = macula:start_relay(#{port => $relay_port}), io:format(\"relay is up~n\")."
+    pid_relay=$pid
+    wait_for relay.log 'relay is up' 60 "$pid_relay"
+    export MACULA_RELAYS="https://localhost:$relay_port" MACULA_DIST_MODE=relay
+}
+
+# leave_relay: what comes next reaches nodes directly.
+leave_relay() {
+    unset MACULA_RELAYS MACULA_DIST_MODE
+    stop "$pid_relay" 30 relay.log
+}
+
 # --- relx ------------------------------------------------------------------------------------------------------------
 
 # node NAME PEER: in the foreground, with a place of its own for the files the start script generates.
@@ -176,6 +193,22 @@ relx() {
     expect 1 out 'Node is not running!' "$rel/bin/shop" ping
     stop "$pid_b" 30 "$node_b.log"
     echo "release of relx: every command as the guide says"
+
+    relay
+    state=relayed
+    relx_node "$node_b"
+    pid_b=$pid
+    wait_for "$node_b.log" 'is up, code loading is embedded' 60 "$pid_b"
+    relx_node "$node_a" "$node_b"
+    pid_a=$pid
+    wait_for "$node_a.log" 'shop: ping pong' 60 "$pid_a"
+    expect 0 out '*path => relay*' "$rel/bin/macula_call" "$node_a" macula links
+    expect 0 out 3 "$rel/bin/shop" rpc lists sum '[[1,2]]'
+    shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
+    stop "$pid_a" 30 "$node_a.log"
+    stop "$pid_b" 30 "$node_b.log"
+    leave_relay
+    echo "release of relx: two nodes, calls and a shell through a relay"
 }
 
 # --- Mix -------------------------------------------------------------------------------------------------------------
@@ -240,6 +273,19 @@ mix_() {
     state=stopped
     expect 3 out pang "$rel/bin/macula_call" ping "$SHOP_NODE"
     echo "release of Mix: every command as the guide says"
+
+    relay
+    state=relayed
+    start relayed.log "$rel/bin/shop" start
+    pid_a=$pid
+    wait_for relayed.log "shop: $SHOP_NODE is up, code loading is embedded" 60 "$pid_a"
+    until_done "the node can be called" err can_be_called
+    expect 0 out '*path => relay*' "$rel/bin/macula_call" "$SHOP_NODE" macula links
+    expect 0 out 3 "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
+    shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
+    stop "$pid_a" 30 relayed.log
+    leave_relay
+    echo "release of Mix: calls and a shell through a relay"
 }
 
 case ${1:-all} in
