@@ -149,7 +149,7 @@ async fn two_relays_are_better_than_one() {
     until("attachments", || both(&a) && both(&b)).await;
     let (mut to_b, to_a) = connect_through(&a, &b).await;
     let (_at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
-    for relay in [first, second] {
+    for relay in [&first, &second] {
         to_b.send([framed(b"hello")]).await;
         assert_eq!(at_b.frames(1).await.len(), 1);
         let used = a.links()[0].address;
