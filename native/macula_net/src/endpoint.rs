@@ -345,7 +345,8 @@ impl Endpoint {
             ("failed_hellos", &self.shared.failed),
             ("full_handshakes", &self.shared.handshakes),
         ];
-        counters.map(|(name, count)| (name, count.load(Relaxed))).to_vec()
+        let port = counters.map(|(name, count)| (name, count.load(Relaxed)));
+        port.into_iter().chain(self.shared.socket.tunnels.figures()).collect()
     }
 
     /// Closes every link and then the port, and returns when the port is free again. What was sent

@@ -4,8 +4,10 @@ use quinn::{ReadExactError, RecvStream};
 
 /// Why there is no message.
 pub(crate) enum NoMessage {
-    /// It is too long, or the stream ended in the middle.
-    Malformed,
+    /// It claims to have this many bytes, which no message has.
+    TooLong(usize),
+    /// The stream ended.
+    Ended,
     /// The connection ended.
     Lost(String),
 }
@@ -16,7 +18,7 @@ pub(crate) async fn read(receive: &mut RecvStream, max: usize) -> Result<Vec<u8>
     receive.read_exact(&mut len).await.map_err(ended)?;
     let len = usize::from(u16::from_be_bytes(len));
     if len > max {
-        return Err(NoMessage::Malformed);
+        return Err(NoMessage::TooLong(len));
     }
     let mut message = vec![0; len];
     receive.read_exact(&mut message).await.map_err(ended)?;
@@ -25,7 +27,7 @@ pub(crate) async fn read(receive: &mut RecvStream, max: usize) -> Result<Vec<u8>
 
 fn ended(error: ReadExactError) -> NoMessage {
     match error {
-        ReadExactError::FinishedEarly(_) => NoMessage::Malformed,
+        ReadExactError::FinishedEarly(_) => NoMessage::Ended,
         ReadExactError::ReadError(error) => NoMessage::Lost(error.to_string()),
     }
 }

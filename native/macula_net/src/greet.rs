@@ -212,7 +212,7 @@ async fn answer(send: &mut SendStream, step: Step, other: &str) -> Result<(), Gr
 
 async fn read_message(receive: &mut RecvStream) -> Result<Vec<u8>, GreetError> {
     framing::read(receive, MAX_MESSAGE).await.map_err(|none| match none {
-        NoMessage::Malformed => malformed(),
+        NoMessage::TooLong(_) | NoMessage::Ended => malformed(),
         NoMessage::Lost(text) => GreetError::Lost(text),
     })
 }

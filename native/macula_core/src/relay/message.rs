@@ -18,6 +18,7 @@
 //! known are skipped: later versions may say more.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use crate::keys::LEN;
 use crate::mesh::claim::{Claim, PROOF, TAG, Tag};
@@ -171,8 +172,8 @@ pub enum ToNode {
     Entry {
         /// Whose.
         tag: Tag,
-        /// The name, sealed.
-        sealed: Vec<u8>,
+        /// The name, sealed. Shared, as a directory waits for many nodes at once.
+        sealed: Arc<[u8]>,
     },
     /// The directory was told.
     Listed,
@@ -277,7 +278,7 @@ impl ToNode {
                 SLOWED => ToNode::Slowed,
                 RESTARTING => ToNode::Restarting,
                 ENTRY => {
-                    ToNode::Entry { tag: tag(input)?, sealed: input.counted(MAX_SEALED)?.to_vec() }
+                    ToNode::Entry { tag: tag(input)?, sealed: input.counted(MAX_SEALED)?.into() }
                 }
                 LISTED => ToNode::Listed,
                 _ => return None,
@@ -365,7 +366,7 @@ mod tests {
             Just(ToNode::Slowed),
             Just(ToNode::Restarting),
             (tag(), proptest::collection::vec(any::<u8>(), 0..MAX_SEALED))
-                .prop_map(|(tag, sealed)| ToNode::Entry { tag, sealed }),
+                .prop_map(|(tag, sealed)| ToNode::Entry { tag, sealed: sealed.into() }),
             Just(ToNode::Listed),
         ]
     }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -20,7 +21,7 @@ use crate::mesh::packet::Packet;
 /// pauses for less, and a container that was started again is to have its name within two seconds.
 pub const TRIAL: Duration = Duration::from_millis(500);
 
-/// Tags one node may hold: one for each cookie it uses, and for each of its names.
+/// Tags one node may hold or be waiting for: one for each cookie it uses, and for each of its names.
 const MAX_CLAIMS: usize = 64;
 
 /// Entries told of a directory: what a page or a person can look through.
@@ -126,7 +127,7 @@ struct Realm {
 #[derive(Debug)]
 struct Holder {
     id: Id,
-    sealed: Vec<u8>,
+    sealed: Arc<[u8]>,
 }
 
 /// The holder of a tag was asked for a sign of life, because another node claims the tag.
@@ -136,7 +137,7 @@ struct Trial {
     holder: Id,
     claimant: Id,
     tag: Tag,
-    sealed: Vec<u8>,
+    sealed: Arc<[u8]>,
     ends: Duration,
 }
 
@@ -162,6 +163,7 @@ impl Relay {
         if let Some(name) = attachment.realm
             && let Some(realm) = self.realms.get_mut(&name)
         {
+            self.trials.retain(|trial| trial.claimant != id);
             realm.holders.retain(|_, holder| holder.id != id);
             realm.nodes -= 1;
             if realm.nodes == 0 {
@@ -198,10 +200,9 @@ impl Relay {
             ToRelay::Claim { claim, sealed } if attached => {
                 let (realm, exporter) =
                     (attachment.realm.as_deref().unwrap_or(""), &attachment.stranger.exporter);
-                let full = attachment.claims.len() >= MAX_CLAIMS;
                 match claim.verify(realm, exporter) {
-                    Some(_) if full => self.refuse(id, Refusal::Full),
-                    Some(tag) => self.claim(now, id, tag, sealed),
+                    Some(tag) if !self.may_claim(id, &tag) => self.refuse(id, Refusal::Full),
+                    Some(tag) => self.claim(now, id, tag, sealed.into()),
                     None => self.refuse(id, Refusal::Proof),
                 }
             }
@@ -211,6 +212,11 @@ impl Relay {
             ToRelay::List if attached => self.list(id),
             _ => self.refuse(id, Refusal::Malformed),
         }
+    }
+
+    /// Ends the attachment of a node whose words cannot be read.
+    pub fn malformed(&mut self, id: Id) -> Vec<Action> {
+        self.refuse(id, Refusal::Malformed)
     }
 
     /// Where a datagram of `id` goes.
@@ -300,7 +306,7 @@ impl Relay {
         vec![Action::Send(id, ToNode::Attached { features: 0, observed })]
     }
 
-    fn claim(&mut self, now: Duration, id: Id, tag: Tag, sealed: Vec<u8>) -> Vec<Action> {
+    fn claim(&mut self, now: Duration, id: Id, tag: Tag, sealed: Arc<[u8]>) -> Vec<Action> {
         let Some(holder) = self.holder(id, &tag).filter(|holder| *holder != id) else {
             return self.hold(id, tag, sealed);
         };
@@ -309,16 +315,25 @@ impl Relay {
             actions.extend(self.hold(id, tag, sealed));
             return actions;
         }
+        // One trial a claimant: a claim repeated meanwhile changes nothing, and is no reason to ask
+        // the holder again.
+        if self.trials.iter().any(|trial| trial.claimant == id && trial.tag == tag) {
+            return Vec::new();
+        }
         self.last_token += 1;
         let (token, ends) = (self.last_token, now + TRIAL);
-        // One trial a claimant: a claim repeated meanwhile changes nothing.
-        if !self.trials.iter().any(|trial| trial.claimant == id && trial.tag == tag) {
-            self.trials.push(Trial { token, holder, claimant: id, tag, sealed, ends });
-        }
+        self.trials.push(Trial { token, holder, claimant: id, tag, sealed, ends });
         vec![Action::Send(holder, ToNode::Ping(token))]
     }
 
-    fn hold(&mut self, id: Id, tag: Tag, sealed: Vec<u8>) -> Vec<Action> {
+    /// Whether `id` may claim `tag`, beside what it holds and waits for.
+    fn may_claim(&self, id: Id, tag: &Tag) -> bool {
+        let held = self.attachments.get(&id).map_or(&[][..], |attachment| &attachment.claims);
+        let awaited = self.trials.iter().filter(|trial| trial.claimant == id);
+        held.contains(tag) || held.len() + awaited.count() < MAX_CLAIMS
+    }
+
+    fn hold(&mut self, id: Id, tag: Tag, sealed: Arc<[u8]>) -> Vec<Action> {
         let Some(attachment) = self.attachments.get_mut(&id) else {
             return Vec::new();
         };
@@ -559,7 +574,7 @@ mod tests {
         let mut names: Vec<_> = told
             .iter()
             .map(|action| match action {
-                Action::Send(1, ToNode::Entry { sealed, .. }) => sealed.clone(),
+                Action::Send(1, ToNode::Entry { sealed, .. }) => sealed.to_vec(),
                 other => panic!("{other:?}"),
             })
             .collect();

@@ -35,12 +35,15 @@ const ADDRESS: Duration = Duration::from_millis(1500);
 /// How long the last words of a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// A directory: tags, and the sealed names of those who hold them.
+pub(super) type Entries = Vec<(Tag, Arc<[u8]>)>;
+
 /// What an attachment is asked to do.
 pub(super) enum Order {
     /// Claim what was added to the node's own tags.
     Claim,
     /// Fetch the directory.
-    List(oneshot::Sender<Vec<(Tag, Vec<u8>)>>),
+    List(oneshot::Sender<Entries>),
 }
 
 /// Attaches to the relay with this number, again and again.
@@ -88,7 +91,7 @@ impl Attachment<'_> {
             Ok(Err(error)) => return error,
             Err(_) => return RelayError::Timeout,
         };
-        self.retry.succeeded();
+        let began = Instant::now();
         self.mesh.set_state(self.relay, State::Attached { observed });
         self.mesh.tunnels.relay_up(self.relay, connection.clone());
         let datagrams = pass_datagrams(self.mesh.clone(), self.relay, connection.clone());
@@ -97,6 +100,10 @@ impl Attachment<'_> {
             error = datagrams => error,
         };
         connection.close(0u32.into(), b"left");
+        // A relay that lets the node in and out again is not to be tried without a pause.
+        if began.elapsed() >= self.mesh.config.pace.interval {
+            self.retry.succeeded();
+        }
         ended
     }
 
@@ -227,7 +234,7 @@ impl Attachment<'_> {
             ToNode::Taken(tag) => self.mesh.taken(self.relay, tag),
             ToNode::Entry { tag, sealed } => listing.add(tag, sealed),
             ToNode::Listed => listing.finish(),
-            ToNode::Slowed => self.mesh.slowed(self.relay),
+            ToNode::Slowed => self.mesh.tunnels.slowed(),
             ToNode::Restarting => self.mesh.set_state(self.relay, State::Draining),
             ToNode::Pong(_) | ToNode::Offer { .. } | ToNode::Attached { .. } => {}
             ToNode::Refused(_) => {}
@@ -242,18 +249,22 @@ const MAX_ENTRIES: usize = 4096;
 /// Those who wait for the directory, and what came of it.
 #[derive(Default)]
 struct Listing {
-    askers: Vec<oneshot::Sender<Vec<(Tag, Vec<u8>)>>>,
-    entries: Vec<(Tag, Vec<u8>)>,
+    askers: Vec<oneshot::Sender<Entries>>,
+    entries: Entries,
 }
 
 impl Listing {
-    /// What to ask the relay, unless that was done.
-    fn ask(&mut self, asker: oneshot::Sender<Vec<(Tag, Vec<u8>)>>) -> Option<ToRelay> {
+    /// What to ask the relay, unless that was done for somebody who still waits.
+    fn ask(&mut self, asker: oneshot::Sender<Entries>) -> Option<ToRelay> {
+        self.askers.retain(|asker| !asker.is_closed());
+        if self.askers.is_empty() {
+            self.entries.clear();
+        }
         self.askers.push(asker);
         (self.askers.len() == 1).then_some(ToRelay::List)
     }
 
-    fn add(&mut self, tag: Tag, sealed: Vec<u8>) {
+    fn add(&mut self, tag: Tag, sealed: Arc<[u8]>) {
         if !self.askers.is_empty() && self.entries.len() < MAX_ENTRIES {
             self.entries.push((tag, sealed));
         }
@@ -278,7 +289,7 @@ async fn pass_datagrams(mesh: Arc<Mesh>, relay: usize, connection: Connection) -
         match Packet::decode(&datagram) {
             Some(Packet::Data { to, from, sealed }) => mesh.received(relay, to, from, sealed),
             Some(Packet::Nobody(tag)) => mesh.nobody(relay, tag),
-            None => {}
+            None => mesh.tunnels.misdirected(),
         }
     }
 }
@@ -310,7 +321,10 @@ async fn read(
     match framing::read(receive, MAX_MESSAGE).await {
         Ok(message) => ToNode::decode(&message)
             .map_err(|_| RelayError::NotARelay("a message of its cannot be read".into())),
-        Err(NoMessage::Malformed) => {
+        Err(NoMessage::TooLong(len)) => {
+            Err(RelayError::NotARelay(format!("a message of {len} bytes is none of a relay's")))
+        }
+        Err(NoMessage::Ended) => {
             // A close that comes at once ends the stream early; it tells more.
             let _ = timeout(LAST_WORDS, connection.closed()).await;
             Err(lost(connection, "its stream ended"))

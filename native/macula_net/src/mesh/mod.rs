@@ -7,7 +7,6 @@ mod tunnels;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -168,7 +167,6 @@ pub(crate) struct Mesh {
     changes: watch::Sender<u64>,
     /// Who waits for a peer that relays may not know.
     sought: Mutex<HashMap<Tag, Arc<Sought>>>,
-    slowed: AtomicU64,
 }
 
 struct RelayState {
@@ -281,7 +279,6 @@ impl Mesh {
             tasks: Mutex::default(),
             changes: watch::Sender::new(0),
             sought: Mutex::default(),
-            slowed: AtomicU64::new(0),
         });
         mesh.claim_under(&cookie, &shared.mesh_name()).await.map_err(JoinError::Key)?;
         if let Some(identity) = mesh.config.identity.clone() {
@@ -295,7 +292,7 @@ impl Mesh {
     }
 
     async fn tell_forged(self: Arc<Self>) {
-        let forged = || self.tunnels.decrypt_failed.load(Relaxed);
+        let forged = || self.tunnels.decrypt_failed();
         let mut told = forged();
         loop {
             sleep(TELL_FORGED).await;
@@ -422,8 +419,9 @@ impl Mesh {
     /// Takes a datagram that came through a relay.
     fn received(&self, relay: usize, to: Tag, from: Tag, sealed: &[u8]) {
         let key = self.own.lock().iter().find(|own| own.tag == to).map(|own| own.key.clone());
-        if let Some(key) = key {
-            self.tunnels.received(relay, (to, from), &key, sealed);
+        match key {
+            Some(key) => self.tunnels.received(relay, (to, from), &key, sealed),
+            None => self.tunnels.misdirected(),
         }
     }
 
@@ -454,10 +452,6 @@ impl Mesh {
             change(own);
         }
         self.changed();
-    }
-
-    fn slowed(&self, _relay: usize) {
-        self.slowed.fetch_add(1, Relaxed);
     }
 
     fn set_state(&self, relay: usize, state: State) {
@@ -513,14 +507,17 @@ impl Mesh {
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            if let Some(name) = self.name_taken() {
-                return Err(JoinError::NameTaken(name));
-            }
             if self.is_held() {
                 return Ok(());
             }
+            if let Some(name) = self.name_taken(&self.undecided()) {
+                return Err(JoinError::NameTaken(name));
+            }
             if self.is_hopeless() || timeout_at(deadline, changes.changed()).await.is_err() {
-                return Err(JoinError::Relays(self.errors()));
+                return Err(match self.name_taken(&[]) {
+                    Some(name) => JoinError::NameTaken(name),
+                    None => JoinError::Relays(self.errors()),
+                });
             }
         }
     }
@@ -547,10 +544,25 @@ impl Mesh {
         (0..self.config.relays.len()).any(|relay| own.iter().all(|own| own.held.contains(&relay)))
     }
 
-    fn name_taken(&self) -> Option<String> {
+    /// A name that is another node's at all relays that have answered, when those still
+    /// `undecided` have: one of them alone may be wrong, or lie.
+    fn name_taken(&self, undecided: &[usize]) -> Option<String> {
         let own = self.own.lock();
-        let taken = own.iter().find(|own| own.held.is_empty() && !own.taken.is_empty());
+        let taken = own.iter().find(|own| {
+            let refused = own.held.is_empty() && !own.taken.is_empty();
+            refused && undecided.iter().all(|relay| own.taken.contains(relay))
+        });
         taken.map(|own| own.name.clone())
+    }
+
+    /// The relays that may still grant what this node claims.
+    fn undecided(&self) -> Vec<usize> {
+        let relays = self.relays.lock();
+        let may = |state: &State| {
+            !matches!(state, State::Down(error) if *error != RelayError::Trying)
+        };
+        let may = relays.iter().enumerate().filter(|(_, relay)| may(&relay.state));
+        may.map(|(n, _)| n).collect()
     }
 
     fn is_hopeless(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Tunnels: for each pair of an own tag and a peer's, a label for quinn and what seals and opens.
 //!
 //! quinn sends to a label as to any address; the datagram is sealed for the peer here and goes to
-//! the relay through which the peer was heard last, or to all of them as long as it was not heard.
+//! the relay through which the peer was heard last, or to all of them as long as it is not heard.
 
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -33,6 +33,10 @@ const MOST: usize = 16 * 1024;
 /// A tunnel that was silent for this long makes room when there are too many.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// A peer that was not heard for this long is looked for through all relays again: the one it was
+/// heard through last may have stopped passing anything on.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// No relay: the peer was not heard yet.
 const UNKNOWN: usize = usize::MAX;
 
@@ -62,10 +66,22 @@ pub(crate) struct Tunnels {
     /// The connections to the relays that this node is attached to, by the number of the relay.
     relays: RwLock<HashMap<usize, Connection>>,
     pub(crate) inbound: Inbound,
-    /// Datagrams that no relay could be given.
-    pub(crate) unsent: AtomicU64,
-    /// Datagrams of strangers, or changed ones, that opened no tunnel.
-    pub(crate) decrypt_failed: AtomicU64,
+    pub(crate) counters: Counters,
+}
+
+/// What went wrong with datagrams on their way through relays, by reason.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// No relay could be given it.
+    unsent: AtomicU64,
+    /// It is nothing that a relay passes on, or for a tag that is not this node's.
+    misdirected: AtomicU64,
+    /// It was sealed by nobody who holds the cookie, or for somebody else, or changed on the way.
+    decrypt_failed: AtomicU64,
+    /// It had come before.
+    replayed: AtomicU64,
+    /// Times that a relay said that this node sends more than it may.
+    slowed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +100,7 @@ pub(crate) struct Tunnel {
     relay: AtomicUsize,
     sending: Mutex<Sending>,
     receiving: Mutex<Receiving>,
-    used: Mutex<Instant>,
+    heard: Mutex<Instant>,
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
     msgs_out: AtomicU64,
@@ -135,8 +151,8 @@ impl Tunnels {
     fn insert(&self, tunnel: Arc<Tunnel>) -> Result<Arc<Tunnel>, &'static str> {
         let mut table = self.tunnels.write();
         if table.by_tags.len() >= MOST {
-            table.by_tags.retain(|_, tunnel| tunnel.used.lock().elapsed() < IDLE);
-            table.by_label.retain(|_, tunnel| tunnel.used.lock().elapsed() < IDLE);
+            table.by_tags.retain(|_, tunnel| tunnel.heard.lock().elapsed() < IDLE);
+            table.by_label.retain(|_, tunnel| tunnel.heard.lock().elapsed() < IDLE);
         }
         if table.by_tags.len() >= MOST {
             return Err("too many tunnels");
@@ -210,6 +226,7 @@ impl Tunnels {
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let relays = self.relays.read();
         let heard = relays.get(&tunnel.relay.load(Relaxed));
+        let heard = heard.filter(|_| tunnel.heard.lock().elapsed() < QUIET);
         for datagram in transmit.contents.chunks(size) {
             let sent = match heard {
                 Some(relay) => tunnel.send(relay, datagram),
@@ -218,7 +235,7 @@ impl Tunnels {
                 }
             };
             if !sent {
-                self.unsent.fetch_add(1, Relaxed);
+                self.counters.unsent.fetch_add(1, Relaxed);
             }
         }
     }
@@ -246,12 +263,44 @@ impl Tunnels {
             Ok(_) if known.is_none() && self.insert(tunnel.clone()).is_err() => {}
             Ok(Some(datagram)) => self.inbound.push(tunnel.label, datagram),
             Ok(None) => {}
-            Err(OpenError::Replayed) => drop(tunnel.replayed.fetch_add(1, Relaxed)),
-            Err(_) => {
+            Err(OpenError::Replayed) => {
+                tunnel.replayed.fetch_add(1, Relaxed);
+                self.counters.replayed.fetch_add(1, Relaxed);
+            }
+            Err(OpenError::Malformed | OpenError::Forged) => {
                 tunnel.decrypt_failed.fetch_add(1, Relaxed);
-                self.decrypt_failed.fetch_add(1, Relaxed);
+                self.counters.decrypt_failed.fetch_add(1, Relaxed);
             }
         }
+    }
+
+    /// Something came that is for no tunnel.
+    pub(super) fn misdirected(&self) {
+        self.counters.misdirected.fetch_add(1, Relaxed);
+    }
+
+    /// A relay says that this node sends more than it may.
+    pub(super) fn slowed(&self) {
+        self.counters.slowed.fetch_add(1, Relaxed);
+    }
+
+    /// As many datagrams could not be opened.
+    pub(super) fn decrypt_failed(&self) -> u64 {
+        self.counters.decrypt_failed.load(Relaxed)
+    }
+
+    /// Counts of what went wrong.
+    pub(crate) fn figures(&self) -> [(&'static str, u64); 6] {
+        let Counters { unsent, misdirected, decrypt_failed, replayed, slowed } = &self.counters;
+        let counters = [
+            ("tunnel_unsent", unsent),
+            ("tunnel_misdirected", misdirected),
+            ("tunnel_decrypt_failed", decrypt_failed),
+            ("tunnel_replayed", replayed),
+            ("tunnel_overrun", &self.inbound.dropped),
+            ("tunnel_slowed", slowed),
+        ];
+        counters.map(|(name, count)| (name, count.load(Relaxed)))
     }
 }
 
@@ -267,7 +316,7 @@ impl Tunnel {
             relay: AtomicUsize::new(UNKNOWN),
             sending: Mutex::new(sending),
             receiving: Mutex::new(receiving),
-            used: Mutex::new(Instant::now()),
+            heard: Mutex::new(Instant::now()),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             msgs_out: AtomicU64::new(0),
@@ -336,7 +385,7 @@ impl Tunnel {
         };
         drop(receiving);
         self.relay.store(relay, Relaxed);
-        *self.used.lock() = Instant::now();
+        *self.heard.lock() = Instant::now();
         if let Some(datagram) = &datagram {
             self.bytes_in.fetch_add(datagram.len() as u64, Relaxed);
             self.msgs_in.fetch_add(1, Relaxed);
