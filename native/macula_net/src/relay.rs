@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use macula_core::keys::LEN;
 use macula_core::mesh::packet;
-use macula_core::relay::limits::Limits;
+use macula_core::relay::limits::{Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, ToNode, ToRelay};
 use macula_core::relay::table::{self, Access, Action, Forward, Id, Relay, Stranger, Token};
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::certificate::{Authorities, FileError};
 use crate::framing;
 use crate::socket::from_label;
-use crate::tls;
+use crate::{tls, transport};
 
 /// The label of the keying material that claims are bound to (RFC 8446, 7.5).
 pub(crate) const EXPORTER: &[u8] = b"EXPORTER-macula-relay-v1";
@@ -35,6 +35,13 @@ const WAITING: usize = 8 * 1024;
 
 /// How long a node may take its last message, or a first one may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Messages a second that are read from a node, and as many at once: a node that comes back claims
+/// all its tags, and then has little to say. Each may cost the check of a signature.
+const MESSAGES: u64 = 200;
+
+/// How often to look whether a node may speak again.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Who may attach to a realm.
 #[derive(Clone, Debug)]
@@ -198,7 +205,8 @@ impl RelayService {
         let shown = tls::shown(connection);
         let mut exporter = [0; LEN];
         connection.export_keying_material(&mut exporter, EXPORTER, b"").ok()?;
-        let (send, mut receive) = connection.open_bi().await.ok()?;
+        // A node need not let a relay open any stream.
+        let (send, mut receive) = timeout(PATIENCE, connection.open_bi()).await.ok()?.ok()?;
         let (messages, outgoing) = mpsc::channel(WAITING);
         let attached = Attached { connection: connection.clone(), messages };
         self.attached.write().insert(id, attached);
@@ -232,14 +240,25 @@ impl RelayService {
         shown: &[CertificateDer<'_>],
     ) {
         let reading = async {
+            let ends = |action: &Action| matches!(action, Action::Close(whose, _) if *whose == id);
+            let mut allowance = Bucket::new(MESSAGES, self.began.elapsed());
             while let Some(actions) = self.read(id, &mut receive, shown).await {
+                let is_last = actions.iter().any(ends);
                 self.watch_trials(&actions);
                 self.carry_out(actions);
+                if is_last {
+                    return;
+                }
+                allowance.take(1);
+                while !allowance.has(self.began.elapsed(), 1) {
+                    sleep(AGAIN).await;
+                }
             }
         };
         tokio::select! {
             () = reading => {}
             () = self.forward(id, connection) => {}
+            () = silence(connection) => {}
         }
     }
 
@@ -258,7 +277,7 @@ impl RelayService {
         match ToRelay::decode(&message) {
             Ok(Some(message)) => Some(self.relay.lock().receive(now, id, message, vouched)),
             Ok(None) => Some(Vec::new()),
-            Err(refusal) => Some(vec![Action::Close(id, ToNode::Refused(refusal))]),
+            Err(_) => Some(self.relay.lock().malformed(id)),
         }
     }
 
@@ -310,7 +329,7 @@ impl RelayService {
         }
         let service = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(table::TRIAL).await;
+            sleep(table::TRIAL).await;
             let now = service.began.elapsed();
             let actions = service.relay.lock().expire(now);
             service.carry_out(actions);
@@ -332,6 +351,19 @@ impl RelayService {
         {
             attached.connection.close(VarInt::from_u32(0), b"slow");
         }
+    }
+}
+
+/// Resolves when nothing came from a node for a while, although it was asked (by keep-alives). What
+/// a node says of its own patience in QUIC does not bind this side.
+async fn silence(connection: &Connection) {
+    let mut heard = None;
+    loop {
+        let now = connection.stats().udp_rx.datagrams;
+        if heard.replace(now) == Some(now) {
+            return;
+        }
+        sleep(transport::RELAY_SILENCE).await;
     }
 }
 

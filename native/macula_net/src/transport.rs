@@ -39,8 +39,9 @@ const ACK_EVERY: u32 = 20;
 /// go. Some 20 ms at 50 MB/s: more would be latency.
 const DATAGRAM_QUEUE: usize = 1024 * 1024;
 
-/// How long a relay may be silent, in answer to keep-alives, before it counts as gone.
-const RELAY_SILENCE: Duration = Duration::from_secs(8);
+/// How long a relay, or a node attached to one, may be silent, in answer to keep-alives, before it
+/// counts as gone.
+pub(crate) const RELAY_SILENCE: Duration = Duration::from_secs(8);
 
 /// The largest datagram of a link that goes through a relay: what is left of 1452 bytes (quinn's
 /// upper bound for a path) under the attachment's packet and datagram frame (some 40), our own
