@@ -65,7 +65,7 @@ fn endpoint(ip: IpAddr) -> quinn::Endpoint {
     socket.bind(&SocketAddr::new(ip, 0).into()).unwrap();
     let mut server = foreign::server_config(&[foreign::ALPN]);
     server.migration(false).transport_config(Arc::new(transport::parameters(1)));
-    let mut client = foreign::client_config();
+    let mut client = foreign::client_config(foreign::ALPN);
     client.transport_config(Arc::new(transport::parameters(0)));
     let mut endpoint = quinn::Endpoint::new(
         quinn::EndpointConfig::default(),

@@ -558,9 +558,8 @@ impl Mesh {
     /// The relays that may still grant what this node claims.
     fn undecided(&self) -> Vec<usize> {
         let relays = self.relays.lock();
-        let may = |state: &State| {
-            !matches!(state, State::Down(error) if *error != RelayError::Trying)
-        };
+        let may =
+            |state: &State| !matches!(state, State::Down(error) if *error != RelayError::Trying);
         let may = relays.iter().enumerate().filter(|(_, relay)| may(&relay.state));
         may.map(|(n, _)| n).collect()
     }

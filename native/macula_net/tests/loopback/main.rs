@@ -7,6 +7,7 @@
 mod bind;
 mod certificates;
 mod dial;
+mod eavesdrop;
 mod ending;
 mod flood;
 mod frames;
@@ -14,6 +15,9 @@ mod mesh;
 mod mitm;
 mod paths;
 mod restart;
+mod rogue;
+mod rogue_nodes;
+mod rogue_relays;
 mod support;
 mod trust;
 mod well_known;

@@ -6,20 +6,22 @@ use std::time::Duration;
 use macula_core::mesh::retry::Pace;
 use macula_core::relay::message::Refusal;
 use macula_net::{
-    CertificateFiles, Cookie, DialError, Endpoint, JoinError, MeshConfig, RealmAccess, RelayConfig,
-    RelayError, RelayUrl, State,
+    CertificateFiles, Cookie, DialError, DialRequest, Endpoint, JoinError, MeshConfig, RealmAccess,
+    RelayConfig, RelayError, RelayUrl, State,
 };
 
 use crate::support::*;
 
 /// A limit for what is to run into it.
-const SHORT: Duration = Duration::from_millis(800);
+pub const SHORT: Duration = Duration::from_millis(800);
 
-fn url(host: &str, port: u16) -> RelayUrl {
+/// A relay at a host and port.
+pub fn url(host: &str, port: u16) -> RelayUrl {
     RelayUrl { text: format!("https://{host}:{port}"), host: host.into(), port }
 }
 
-fn at(relays: &[&Endpoint]) -> MeshConfig {
+/// How to join the mesh of these relays.
+pub fn at(relays: &[&Endpoint]) -> MeshConfig {
     let urls = relays.iter().map(|relay| url("127.0.0.1", relay.address().port()));
     MeshConfig {
         relays: urls.collect(),
@@ -33,40 +35,52 @@ fn at(relays: &[&Endpoint]) -> MeshConfig {
     }
 }
 
-fn relay() -> Endpoint {
+/// A relay that serves everybody.
+pub fn relay() -> Endpoint {
     let relay = open("");
     relay.start_relay(RelayConfig::default()).unwrap();
     relay
 }
 
-fn relay_counter(relay: &Endpoint, name: &str) -> u64 {
+/// The count `name` of a relay.
+pub fn relay_counter(relay: &Endpoint, name: &str) -> u64 {
     let counters = relay.relay_counters().unwrap();
     counters.iter().find(|(counter, _)| *counter == name).unwrap().1
 }
 
-async fn join(node: &Endpoint, relays: &[&Endpoint]) {
+/// Joins the mesh of these relays.
+pub async fn join(node: &Endpoint, relays: &[&Endpoint]) {
     node.join_mesh(at(relays), HANG).await.unwrap();
 }
 
 /// Why a node could not join with this configuration at the only relay.
-async fn join_error(node: &Endpoint, config: MeshConfig, limit: Duration) -> RelayError {
+pub async fn join_error(node: &Endpoint, config: MeshConfig, limit: Duration) -> RelayError {
     match soon("a join", node.join_mesh(config, limit)).await {
         Err(JoinError::Relays(mut errors)) => errors.remove(0).1,
         other => panic!("{other:?}"),
     }
 }
 
-/// Both ends of a link from `a` to the node "b" through the mesh.
-async fn connect_through(a: &Endpoint, b: &Endpoint) -> (Side, Side) {
-    let request = || macula_net::DialRequest { ways: vec![Way::Mesh], ..request(&[], "b", HANG) };
-    let (dialled, accepted) = tokio::join!(a.dial(request()), soon("an accept", b.accept()));
+/// Both ends of a link from the node "a" to the node "b" through the mesh.
+pub async fn connect_through(a: &Endpoint, b: &Endpoint) -> (Side, Side) {
+    connect_named((a, "a"), (b, "b")).await
+}
+
+/// Both ends of a link through the mesh between nodes of these names.
+pub async fn connect_named(
+    (from, name): (&Endpoint, &str),
+    (to, target): (&Endpoint, &str),
+) -> (Side, Side) {
+    let ways = vec![Way::Mesh];
+    let request = DialRequest { ways, name: name.into(), ..request(&[], target, HANG) };
+    let (dialled, accepted) = tokio::join!(from.dial(request), soon("an accept", to.accept()));
     (Side::new(dialled.unwrap()), Side::new(accepted.unwrap()))
 }
 
-async fn mesh_failure(from: &Endpoint, target: &str, cookie: &[u8]) -> DialError {
+/// Why a dial through the mesh failed.
+pub async fn mesh_failure(from: &Endpoint, target: &str, cookie: &[u8]) -> DialError {
     let cookie = Cookie::new(cookie.to_vec());
-    let request =
-        macula_net::DialRequest { ways: vec![Way::Mesh], cookie, ..request(&[], target, HANG) };
+    let request = DialRequest { ways: vec![Way::Mesh], cookie, ..request(&[], target, HANG) };
     let mut failures = soon("a dial", from.dial(request)).await.err().expect("it was dialled");
     assert_eq!(failures[0].0, Way::Mesh);
     failures.remove(0).1

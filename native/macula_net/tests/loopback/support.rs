@@ -20,7 +20,9 @@ pub use macula_net::Way;
 
 #[path = "../shared/foreign.rs"]
 mod foreign;
-pub use foreign::{ALPN, foreign_client, foreign_server};
+pub use foreign::{
+    ALPN, RELAY_ALPN, client_config, curious_server_config, foreign_client, foreign_server,
+};
 
 /// What takes longer hangs.
 pub const HANG: Duration = Duration::from_secs(20);
