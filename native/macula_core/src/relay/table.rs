@@ -341,6 +341,7 @@ impl Relay {
         let Some(realm) = realm else {
             return Vec::new();
         };
+        self.trials.retain(|trial| trial.claimant != id || trial.tag != tag);
         if !attachment.claims.contains(&tag) {
             attachment.claims.push(tag);
         }
@@ -367,7 +368,11 @@ impl Relay {
         match trial {
             Some(at) => {
                 let trial = self.trials.remove(at);
-                vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))]
+                if self.holder(trial.claimant, &trial.tag) == Some(id) {
+                    return vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))];
+                }
+                // It has let go of the tag meanwhile.
+                self.succeed(trial)
             }
             None => Vec::new(),
         }
@@ -516,6 +521,47 @@ mod tests {
         assert_eq!(answer, [Action::Send(2, ToNode::Taken(KEY.tag("a")))]);
         assert_eq!(relay.deadline(), None);
         assert_eq!(relay.holder(2, &KEY.tag("a")), Some(1));
+    }
+
+    #[test]
+    fn a_tag_that_is_let_go_during_a_trial_is_the_claimants() {
+        for claimed_again in [false, true] {
+            let mut relay = Relay::default();
+            attach(&mut relay, 1, 1, "r", b"");
+            attach(&mut relay, 2, 2, "r", b"");
+            claim(&mut relay, NOW, 1, "a");
+            let asked = claim(&mut relay, NOW, 2, "a");
+            let [Action::Send(1, ToNode::Ping(token))] = asked[..] else { panic!("{asked:?}") };
+            // The holder is asked once, however often the other one claims.
+            assert_eq!(claim(&mut relay, NOW, 2, "a"), []);
+            relay.receive(NOW, 1, ToRelay::Release(KEY.tag("a")), |_| false);
+            if claimed_again {
+                assert_eq!(claim(&mut relay, NOW, 2, "a"), [held(2, "a")]);
+            }
+            let answer = relay.receive(NOW, 1, ToRelay::Pong(token), |_| false);
+            let expected = if claimed_again { vec![] } else { vec![held(2, "a")] };
+            assert_eq!(answer, expected);
+            assert_eq!(relay.holder(2, &KEY.tag("a")), Some(2));
+            assert_eq!(relay.deadline(), None);
+        }
+    }
+
+    #[test]
+    fn a_node_holds_and_awaits_no_more_than_it_may() {
+        let mut relay = Relay::default();
+        attach(&mut relay, 1, 1, "r", b"");
+        attach(&mut relay, 2, 2, "r", b"");
+        let names: Vec<_> = (0..MAX_CLAIMS).map(|n| format!("{n}")).collect();
+        for name in &names {
+            assert_eq!(claim(&mut relay, NOW, 1, name), [held(1, name)]);
+        }
+        assert_eq!(claim(&mut relay, NOW, 1, &names[0]), [held(1, &names[0])]);
+        for name in &names {
+            assert!(matches!(claim(&mut relay, NOW, 2, name)[..], [Action::Send(1, _)]));
+        }
+        assert_eq!(claim(&mut relay, NOW, 2, "more"), [closed(2, Refusal::Full)]);
+        assert_eq!(relay.deadline(), None);
+        assert_eq!(claim(&mut relay, NOW, 1, "more"), [closed(1, Refusal::Full)]);
     }
 
     #[test]
