@@ -7,6 +7,7 @@
 
 use macula_core::hello::{Acceptor, Dialler, Failure, Peer, Step, Wanted, begin};
 
+use super::choices::Choices;
 use super::hello::{KEY, local};
 
 /// One connection: its two sides, and what each of them last said that proves something.
@@ -16,23 +17,6 @@ struct Session {
     claim: Option<Vec<u8>>,
     welcome: Option<Vec<u8>>,
     number: u8,
-}
-
-/// The bytes of an input; zeros once they are used up.
-struct Choices<'a>(&'a [u8]);
-
-impl Choices<'_> {
-    fn next(&mut self) -> usize {
-        let Some((&first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        first.into()
-    }
-
-    fn take(&mut self, len: usize) -> Vec<u8> {
-        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
-        self.0 = rest;
-        taken.to_vec()
-    }
 }
 
 pub fn run(input: &[u8]) {

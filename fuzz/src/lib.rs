@@ -6,20 +6,33 @@
 //! corpus.
 
 mod between;
+mod choices;
 mod datagram;
 mod frames;
+mod halves;
 mod hello;
+mod relay_messages;
+mod relay_table;
+mod sealed;
+mod stun;
 
 /// A target's name and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 12] = [
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("hello_acceptor", hello::acceptor),
     ("hello_dialler", hello::dialler),
     ("hello_between", between::run),
+    ("halves", halves::run),
+    ("relay_packet", relay_messages::packet),
+    ("relay_table", relay_table::run),
+    ("relay_to_node", relay_messages::to_node),
+    ("relay_to_relay", relay_messages::to_relay),
+    ("sealed", sealed::run),
+    ("stun", stun::run),
 ];
 
 /// The target called `name`.
