@@ -7,6 +7,8 @@
 -export([main/1]).
 
 -define(LIMIT_MS, 120_000).
+%% As demo_roles has alice end bob.
+-define(HALTED, 42).
 
 -spec main(file:filename()) -> no_return().
 main(Ebin) ->
@@ -69,16 +71,16 @@ ready(Port, Role) ->
         time_is_up -> fail("~ts was not ready after ~b s", [Role, ?LIMIT_MS div 1000])
     end.
 
-%% Done when alice has ended well and bob was killed by a signal.
+%% Done when alice has ended well and bob was halted by her.
 show(Alice, Bob, Relay) ->
     show(Alice, Bob, Relay, running, running).
 
-show(_, _, _, {ended, 0}, {ended, Status}) when Status > 128 ->
+show(_, _, _, {ended, 0}, {ended, ?HALTED}) ->
     ok;
 show(_, _, _, {ended, Status}, _) when Status =/= 0 ->
     fail("alice ended with status ~b", [Status]);
-show(_, _, _, _, {ended, Status}) when Status =< 128 ->
-    fail("bob ended with status ~b, he was not killed", [Status]);
+show(_, _, _, _, {ended, Status}) when Status =/= ?HALTED ->
+    fail("bob ended with status ~b, he was not halted", [Status]);
 show(Alice, Bob, Relay, AliceIs, BobIs) ->
     receive
         {Port, {data, {_, Line}}} when Port =:= Alice; Port =:= Bob; Port =:= Relay ->

@@ -1,5 +1,6 @@
 %% Who plays in the demo, each in an operating system process of its own: the relay forwards; alice does everything and
-%% tells the truth about each result; bob is called, watched, and killed.
+%% tells the truth about each result; bob is called,
+%% watched, and halted.
 -module(demo_roles).
 -behaviour(gen_server).
 
@@ -7,6 +8,8 @@
 -export([init/1, handle_call/3, handle_cast/2]).
 
 -define(LIMIT_MS, 60_000).
+%% How bob ends, and nobody who failed.
+-define(HALTED, 42).
 
 %%% relay: a VM that is no node of anything
 
@@ -74,7 +77,8 @@ alice([Url, Name]) ->
         rpc_call(Bob),
         Monitor = watch(Counter),
         links(Bob),
-        kill_and_wait(Bob, Monitor, Counter)
+        kill(Counter, Monitor),
+        halt_node(Bob)
     of
         ok -> halt(0)
     catch
@@ -130,17 +134,27 @@ links(Bob) ->
     [#{node := Node, path := Path}] = Links,
     expect({Bob, relay}, {Node, Path}).
 
-kill_and_wait(Bob, Monitor, Counter) ->
-    OsPid = rpc:call(Bob, os, getpid, []),
-    tell("kill -9 ~ts   (bob has no chance to say goodbye)", [OsPid]),
+kill(Counter, Monitor) ->
+    true = exit(Counter, kill),
+    tell("exit(~0p, kill)", [Counter]),
     Before = now_ms(),
-    [] = os:cmd("kill -9 " ++ OsPid),
     receive
         {'DOWN', Monitor, process, Counter, Reason} = Down ->
-            tell("received ~0p, ~b ms after the kill", [Down, now_ms() - Before]),
-            expect(noconnection, Reason)
+            tell("received ~0p, after ~b ms", [Down, now_ms() - Before]),
+            expect(killed, Reason)
     after ?LIMIT_MS ->
         fail("no DOWN message", [])
+    end.
+
+halt_node(Bob) ->
+    true = monitor_node(Bob, true),
+    Before = now_ms(),
+    true = rpc:cast(Bob, erlang, halt, [?HALTED]),
+    tell("rpc:cast('~ts', erlang, halt, [~b])", [Bob, ?HALTED]),
+    receive
+        {nodedown, Bob} -> tell("received ~0p, after ~b ms", [{nodedown, Bob}, now_ms() - Before])
+    after ?LIMIT_MS ->
+        fail("no nodedown message", [])
     end,
     tell("nodes() -> ~0p", [nodes()]),
     expect([], nodes()),
