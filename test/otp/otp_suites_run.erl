@@ -4,9 +4,11 @@
 
 -export([run/1]).
 
--export_type([options/0]).
+-export_type([options/0, carrier/0]).
 
--type options() :: #{carrier := macula | inet_tcp, ebin := file:filename(), suite := module(),
+%% relay: macula, where every node reaches others through a relay only.
+-type carrier() :: inet_tcp | macula | relay.
+-type options() :: #{carrier := carrier(), ebin := file:filename(), suite := module(),
                      cases := all | [{Group :: atom(), Case :: atom()}],
                      paths := [file:filename()], skip := [atom()],
                      examples := [file:filename()], logs := file:filename(), seconds := pos_integer()}.
@@ -19,15 +21,30 @@
 run(#{logs := Logs, seconds := Seconds} = Options) ->
     ok = fresh(Logs),
     Mark = os:getpid() ++ "." ++ integer_to_list(erlang:unique_integer([positive])),
+    Relay = relay(Mark, Options),
     Port = open_port({spawn_executable, os:find_executable("ct_run")},
-                     [{args, args(Options)}, {env, env(Mark, Options)}, {cd, Logs},
+                     [{args, args(Options)}, {env, env(Mark, Options) ++ through(Relay)}, {cd, Logs},
                       exit_status, stderr_to_stdout, binary, hide]),
     {ok, Output} = file:open(filename:join(Logs, "output"), [write, raw, delayed_write]),
     Started = erlang:monotonic_time(second),
     Ended = follow(Port, Output, erlang:start_timer(Seconds * 1_000, self(), over)),
     ok = file:close(Output),
+    Took = erlang:monotonic_time(second) - Started,
+    Carried = carried(Relay),
     kill_marked(Mark),
-    io_lib:format("~ts after ~b s", [Ended, erlang:monotonic_time(second) - Started]).
+    io_lib:format("~ts after ~b s~ts", [Ended, Took, Carried]).
+
+relay(Mark, #{carrier := relay, ebin := Ebin} = Options) ->
+    otp_suites_relay:start(Ebin, env(Mark, Options));
+relay(_, _) ->
+    none.
+
+%% Joined before the first dial, and no other way even to nodes beside it.
+through(none) -> [{"MACULA_RELAYS", false}, {"MACULA_DIST_MODE", false}];
+through(Relay) -> [{"MACULA_RELAYS", otp_suites_relay:url(Relay)}, {"MACULA_DIST_MODE", "relay"}].
+
+carried(none) -> "";
+carried(Relay) -> [", through the relay: ", otp_suites_relay:stop(Relay)].
 
 fresh(Dir) ->
     ok = filelib:ensure_dir(filename:join(Dir, "x")),
@@ -61,10 +78,10 @@ env(Mark, #{logs := Logs} = Options) ->
 
 %% The suites make distribution messages of their own, good ones and bad ones (macula_dist_inject),
 %% and start nodes with OTP's examples of carriers.
-flags(#{carrier := macula, ebin := Ebin}) ->
-    "-proto_dist macula -no_epmd -start_epmd false -macula_dist_inject true -pa " ++ Ebin;
 flags(#{carrier := inet_tcp, examples := Examples}) ->
-    lists:flatten(["-pa" | [[$\s, Dir] || Dir <- Examples]]).
+    lists:flatten(["-pa" | [[$\s, Dir] || Dir <- Examples]]);
+flags(#{ebin := Ebin}) ->
+    "-proto_dist macula -no_epmd -start_epmd false -macula_dist_inject true -pa " ++ Ebin.
 
 free_port() ->
     {ok, Socket} = gen_tcp:listen(0, []),
