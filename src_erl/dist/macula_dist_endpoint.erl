@@ -9,7 +9,8 @@
 -behaviour(gen_server).
 
 -export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
-         links/0, stats/0, renew_certificates/0, late_options/0, opened/0, open_unnamed/0]).
+         links/0, stats/0, renew_certificates/0, late_options/0, opened/0, open_unnamed/0,
+         await_mesh/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -17,14 +18,21 @@
 %% What net_kernel holds as the listening socket.
 -type handle() :: {macula_listen, reference()}.
 
+%% What a boot or a first dial may wait for the relays of the configured mesh:
+%% more than one far away takes, and no trouble when there is none.
+-define(JOIN_MS, 3_000).
+
 -record(open, {endpoint :: macula_nif:endpoint(),
                name :: binary(),
                advertise :: undefined | macula_config:target(),
                node_port :: default | inet:port_number(),
                config :: macula_config:config(),
                handle :: handle() | undefined,
-               registration :: macula_nif:registration() | undefined}).
+               registration :: macula_nif:registration() | undefined,
+               mesh :: joining() | tried}).
 
+%% Who waits for the first attempts to join the mesh.
+-type joining() :: {joining, [gen_server:from()]}.
 -type state() :: closed | #open{}.
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
@@ -116,6 +124,17 @@ open_unnamed() ->
         {error, _} = Error -> Error
     end.
 
+%% @doc Returns when the configured mesh, if there is one, is joined, or the
+%% first attempts have failed, or a while has passed. Before that nobody can
+%% reach this node through it, and this node nobody.
+-spec await_mesh() -> ok.
+await_mesh() ->
+    try
+        gen_server:call(?MODULE, await_mesh, ?JOIN_MS)
+    catch
+        exit:_ -> ok
+    end.
+
 %% Without the carrier, or while it stops, there is just no endpoint.
 call(Request) ->
     try
@@ -131,7 +150,12 @@ init([]) ->
     ok = macula_dist_select:init(),
     {ok, closed}.
 
--spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.
+-spec handle_call(term(), gen_server:from(), state()) ->
+          {reply, term(), state()} | {noreply, state()}.
+handle_call(await_mesh, From, #open{mesh = {joining, Waiting}} = State) ->
+    {noreply, State#open{mesh = {joining, [From | Waiting]}}};
+handle_call(await_mesh, _From, State) ->
+    {reply, ok, State};
 handle_call(Request, _From, State) ->
     try
         {Reply, NewState} = answer(Request, State),
@@ -169,9 +193,9 @@ handle_info({macula_refused, Address, Name, Reason}, State) ->
 handle_info({macula_relay, Url, Relay}, State) ->
     macula_dist_log:relay(Url, Relay),
     {noreply, State};
-handle_info({macula_mesh, _, {error, Reason}}, State) ->
-    macula_dist_log:note(mesh_not_joined, Reason),
-    {noreply, State};
+handle_info({macula_mesh, _, Result}, State) ->
+    note_mesh(Result),
+    {noreply, tried(State)};
 handle_info({macula_certificate, News}, State) ->
     macula_dist_log:certificate(News),
     {noreply, State};
@@ -286,12 +310,24 @@ configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
                                     well_known_port => well_known_port(Name, Origin)}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
-            ok = macula_mesh:enter(Endpoint, Mesh),
             {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise,
-                       node_port = NodePort, config = Config}};
+                       node_port = NodePort, config = Config,
+                       mesh = joining(macula_mesh:enter(Endpoint, Mesh))}};
         {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
         {error, _} = Error -> Error
     end.
+
+joining(none) -> tried;
+joining(joining) -> {joining, []}.
+
+note_mesh(ok) -> ok;
+note_mesh({error, Reason}) -> macula_dist_log:note(mesh_not_joined, Reason).
+
+tried(#open{mesh = {joining, Waiting}} = State) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, ok) end, Waiting),
+    State#open{mesh = tried};
+tried(State) ->
+    State.
 
 note_identity({_, {ephemeral, Why}}) -> macula_dist_log:note(key_not_kept, {io, Why});
 note_identity(_) -> ok.
@@ -312,7 +348,8 @@ ports(_, Choice) -> macula_config:ports(Choice).
 
 shut(closed) ->
     ok;
-shut(#open{endpoint = Endpoint, registration = Registration}) ->
+shut(#open{endpoint = Endpoint, registration = Registration} = Open) ->
+    _ = tried(Open),
     withdraw(Registration),
     ok = macula_nif:endpoint_close(Endpoint).
 

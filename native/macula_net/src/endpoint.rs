@@ -20,7 +20,7 @@ use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
-use crate::mesh::{self, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
+use crate::mesh::{self, Attempts, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
 use crate::relay::{RelayConfig, RelayService};
 use crate::renewal::{self, CertificateNews};
 use crate::socket::{Counters, MeshSocket};
@@ -239,7 +239,8 @@ impl Endpoint {
     }
 
     /// Joins a mesh: returns when a relay has taken this node, which from then on stays attached
-    /// to all of them that can be reached. A mesh joined before is left.
+    /// to all of them that can be reached; or, with `keep`, when the first attempts have failed. A
+    /// mesh joined before is left.
     ///
     /// # Errors
     /// See [`JoinError`].
@@ -254,7 +255,9 @@ impl Endpoint {
             // Somebody else joined meanwhile.
             former.leave();
         }
-        let joined = mesh.wait_until_held(deadline).await;
+        // Whoever goes on trying hears how the first attempts ended.
+        let attempts = if keep { Attempts::First } else { Attempts::All };
+        let joined = mesh.wait_until_held(attempts, deadline).await;
         if joined.is_err() && !keep {
             self.leave_mesh().await;
         }

@@ -127,6 +127,15 @@ pub enum JoinError {
     Relays(Vec<(RelayUrl, RelayError)>),
 }
 
+/// How long to hope for a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempts {
+    /// Until the first attempt at each relay has ended.
+    First,
+    /// As long as trying again could help.
+    All,
+}
+
 /// How this node stands with a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -489,7 +498,11 @@ impl Mesh {
     }
 
     /// Returns when a relay has granted every name, or none will.
-    pub(crate) async fn wait_until_held(&self, deadline: Instant) -> Result<(), JoinError> {
+    pub(crate) async fn wait_until_held(
+        &self,
+        attempts: Attempts,
+        deadline: Instant,
+    ) -> Result<(), JoinError> {
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
@@ -499,7 +512,7 @@ impl Mesh {
             if self.is_held() {
                 return Ok(());
             }
-            if self.is_hopeless() || timeout_at(deadline, changes.changed()).await.is_err() {
+            if self.is_hopeless(attempts) || timeout_at(deadline, changes.changed()).await.is_err() {
                 return Err(JoinError::Relays(self.errors()));
             }
         }
@@ -533,9 +546,13 @@ impl Mesh {
         taken.map(|own| own.name.clone())
     }
 
-    fn is_hopeless(&self) -> bool {
+    fn is_hopeless(&self, attempts: Attempts) -> bool {
+        let is_over = |error: &RelayError| match attempts {
+            Attempts::First => *error != RelayError::Trying,
+            Attempts::All => error.is_final(),
+        };
         let relays = self.relays.lock();
-        relays.iter().all(|relay| matches!(&relay.state, State::Down(error) if error.is_final()))
+        relays.iter().all(|relay| matches!(&relay.state, State::Down(error) if is_over(error)))
     }
 
     fn errors(&self) -> Vec<(RelayUrl, RelayError)> {
