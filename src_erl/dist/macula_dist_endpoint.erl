@@ -10,7 +10,7 @@
 
 -export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
          links/0, stats/0, renew_certificates/0, late_options/0, opened/0, open_unnamed/0,
-         await_mesh/0]).
+         await_mesh/0, mesh_joined/0, cookies_changed/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -18,9 +18,13 @@
 %% What net_kernel holds as the listening socket.
 -type handle() :: {macula_listen, reference()}.
 
-%% What a boot or a first dial may wait for the relays of the configured mesh:
-%% more than one far away takes, and no trouble when there is none.
--define(JOIN_MS, 3_000).
+%% The native side answers sooner: within 3 s, and the time it takes to stretch
+%% the cookie, which on a machine where many nodes boot at once is some seconds.
+-define(JOIN_MS, 15_000).
+
+%% How often to look for another cookie of this node, of which OTP tells nobody,
+%% while the mesh has to find this node under it.
+-define(COOKIES_MS, 1_000).
 
 -record(open, {endpoint :: macula_nif:endpoint(),
                name :: binary(),
@@ -29,7 +33,8 @@
                config :: macula_config:config(),
                handle :: handle() | undefined,
                registration :: macula_nif:registration() | undefined,
-               mesh :: joining() | tried}).
+               mesh :: joining() | tried,
+               watch :: undefined | reference()}).
 
 %% Who waits for the first attempts to join the mesh.
 -type joining() :: {joining, [gen_server:from()]}.
@@ -125,7 +130,7 @@ open_unnamed() ->
     end.
 
 %% @doc Returns when the configured mesh, if there is one, is joined, or the
-%% first attempts have failed, or a while has passed. Before that nobody can
+%% first attempts have failed or take long. Before that nobody can
 %% reach this node through it, and this node nobody.
 -spec await_mesh() -> ok.
 await_mesh() ->
@@ -134,6 +139,17 @@ await_mesh() ->
     catch
         exit:_ -> ok
     end.
+
+%% @doc This node is in a mesh now, which is to find it under each cookie that
+%% it has for somebody.
+-spec mesh_joined() -> ok.
+mesh_joined() ->
+    gen_server:cast(?MODULE, watch_cookies).
+
+%% @doc A cookie was set.
+-spec cookies_changed() -> ok.
+cookies_changed() ->
+    gen_server:cast(?MODULE, cookies).
 
 %% Without the carrier, or while it stops, there is just no endpoint.
 call(Request) ->
@@ -175,6 +191,11 @@ handle_cast({named, Node}, #open{name = <<>>, endpoint = Endpoint} = State) ->
     Name = atom_to_binary(Node, utf8),
     ok = macula_nif:endpoint_rename(Endpoint, Name),
     {noreply, State#open{name = Name}};
+handle_cast(cookies, State) ->
+    ok = tell_cookies(State),
+    {noreply, State};
+handle_cast(watch_cookies, State) ->
+    {noreply, watch_cookies(State)};
 handle_cast(_, State) ->
     {noreply, State}.
 
@@ -195,7 +216,9 @@ handle_info({macula_relay, Url, Relay}, State) ->
     {noreply, State};
 handle_info({macula_mesh, _, Result}, State) ->
     note_mesh(Result),
-    {noreply, tried(State)};
+    {noreply, watch_cookies(tried(State))};
+handle_info({timeout, Timer, cookies}, #open{watch = Timer} = State) ->
+    {noreply, watch_cookies(State)};
 handle_info({macula_certificate, News}, State) ->
     macula_dist_log:certificate(News),
     {noreply, State};
@@ -328,6 +351,29 @@ tried(#open{mesh = {joining, Waiting}} = State) ->
     State#open{mesh = tried};
 tried(State) ->
     State.
+
+%% Until the mesh is left.
+watch_cookies(#open{endpoint = Endpoint, watch = Former} = State) ->
+    _ = Former =:= undefined orelse erlang:cancel_timer(Former),
+    case macula_mesh:is_joined(Endpoint) of
+        true ->
+            ok = tell_cookies(State),
+            State#open{watch = erlang:start_timer(?COOKIES_MS, self(), cookies)};
+        false ->
+            State#open{watch = undefined}
+    end;
+watch_cookies(closed) ->
+    closed.
+
+tell_cookies(#open{endpoint = Endpoint}) ->
+    try
+        macula_nif:mesh_cookies(Endpoint, macula_dist_cookie:in_use())
+    catch
+        %% auth is stopping.
+        _:_ -> ok
+    end;
+tell_cookies(closed) ->
+    ok.
 
 note_identity({_, {ephemeral, Why}}) -> macula_dist_log:note(key_not_kept, {io, Why});
 note_identity(_) -> ok.

@@ -38,7 +38,8 @@ join(Options, #{timeout := Timeout} = Mesh, {ok, Endpoint}) ->
     case ask(macula_mesh, Ask, Timeout + ?MARGIN_MS) of
         {ok, ok} ->
             %% An endpoint that opens later, under another name, joins as well.
-            application:set_env(macula, mesh, Options, [{persistent, true}]);
+            ok = application:set_env(macula, mesh, Options, [{persistent, true}]),
+            macula_dist_endpoint:mesh_joined();
         {ok, {error, Reason}} ->
             {error, reason(Reason)};
         {error, Reason} ->
