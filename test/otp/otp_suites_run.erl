@@ -13,6 +13,9 @@
                      paths := [file:filename()], skip := [atom()],
                      examples := [file:filename()], logs := file:filename(), seconds := pos_integer()}.
 
+%% Twice the encryption and four times the packets, on the same processors.
+-define(RELAY_PATIENCE, 3).
+
 %% In the environment of every process of the run, whatever session or process group it moves to.
 -define(MARK, "MACULA_OTP_SUITES_RUN").
 
@@ -27,7 +30,8 @@ run(#{logs := Logs, seconds := Seconds} = Options) ->
                       exit_status, stderr_to_stdout, binary, hide]),
     {ok, Output} = file:open(filename:join(Logs, "output"), [write, raw, delayed_write]),
     Started = erlang:monotonic_time(second),
-    Ended = follow(Port, Output, erlang:start_timer(Seconds * 1_000, self(), over)),
+    Limit = Seconds * patience(Options) * 1_000,
+    Ended = follow(Port, Output, erlang:start_timer(Limit, self(), over)),
     ok = file:close(Output),
     Took = erlang:monotonic_time(second) - Started,
     Carried = carried(Relay),
@@ -54,8 +58,13 @@ fresh(Dir) ->
 %% A specification, since only there cases can be left out.
 args(#{paths := Paths, logs := Logs} = Options) ->
     Spec = filename:join(Logs, "suite.spec"),
-    ok = file:write_file(Spec, [io_lib:format("~tp.~n", [Term]) || Term <- spec(Options)]),
+    Terms = [{multiply_timetraps, patience(Options)} | spec(Options)],
+    ok = file:write_file(Spec, [io_lib:format("~tp.~n", [Term]) || Term <- Terms]),
     ["-noinput", "-no_auto_compile", "-logdir", Logs, "-spec", Spec, "-pa" | Paths].
+
+%% Cases that send as much as they can have time limits made for a direct connection.
+patience(#{carrier := relay}) -> ?RELAY_PATIENCE;
+patience(_) -> 1.
 
 spec(#{suite := Suite, cases := all, skip := Skip, paths := Paths}) ->
     Dir = lists:last(Paths),

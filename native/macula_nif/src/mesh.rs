@@ -5,7 +5,8 @@ use std::time::Duration;
 use macula_core::mesh::retry::Pace;
 use macula_core::relay::message::Refusal;
 use macula_net::{
-    BindError, CertificateFiles, Cookie, JoinError, MeshConfig, RelayError, RelayUrl, State, TunnelInfo,
+    BindError, CertificateFiles, Cookie, JoinError, MeshConfig, RelayError, RelayUrl, State,
+    TunnelInfo,
 };
 use rustler::{Binary, Encoder, Env, Error, NifMap, NifResult, ResourceArc, Term};
 

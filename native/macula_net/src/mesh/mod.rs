@@ -559,7 +559,8 @@ impl Mesh {
             if self.is_held() {
                 return Ok(());
             }
-            if self.is_hopeless(attempts) || timeout_at(deadline, changes.changed()).await.is_err() {
+            if self.is_hopeless(attempts) || timeout_at(deadline, changes.changed()).await.is_err()
+            {
                 return Err(JoinError::Relays(self.errors()));
             }
         }
