@@ -1,6 +1,7 @@
 %% @doc macula against inet_tcp, inet_tls and bare QUIC, in turns, in one run:
-%% `./dev bench [quick]'. This module decides what is measured when; progress
-%% goes to standard error, the table to standard output.
+%% `./dev bench [quick]'; or against itself through a relay: `./dev bench
+%% relay'. This module decides what is measured when; progress goes to standard
+%% error, the table to standard output.
 -module(bench).
 
 -export([main/0]).
@@ -13,7 +14,7 @@
 
 %% seconds: for the rounds of each place, after which none is begun that would
 %% take longer. slow_ms: loads of the line, on which 200 ms are not much.
--type mode() :: #{name := quick | full, rounds := pos_integer(), ms := pos_integer(), bulk_ms := pos_integer(),
+-type mode() :: #{name := quick | full | relay, places := [bench_place:name()], rounds := pos_integer(), ms := pos_integer(), bulk_ms := pos_integer(),
                   mixed_ms := pos_integer(), slow_ms := pos_integer(), connects := pos_integer(),
                   idle_links := pos_integer(), seconds := #{bench_place:name() => pos_integer()}}.
 
@@ -29,28 +30,34 @@ main() ->
 
 -spec mode([string()]) -> mode().
 mode(["quick"]) ->
-    #{name => quick, rounds => 2, ms => 300, bulk_ms => 500, mixed_ms => 1000, slow_ms => 1500, connects => 3,
+    #{name => quick, places => [veth, loopback, wan], rounds => 2, ms => 300, bulk_ms => 500, mixed_ms => 1000, slow_ms => 1500, connects => 3,
       idle_links => 6, seconds => #{veth => 40, loopback => 20, wan => 15}};
 mode([]) ->
-    #{name => full, rounds => 5, ms => 800, bulk_ms => 1200, mixed_ms => 2500, slow_ms => 6000, connects => 8,
+    #{name => full, places => [veth, loopback, wan], rounds => 5, ms => 800, bulk_ms => 1200, mixed_ms => 2500, slow_ms => 6000, connects => 8,
       idle_links => 50, seconds => #{veth => 240, loopback => 240, wan => 270}};
+mode(["relay"]) ->
+    #{name => relay, places => [switch, relay_loopback], rounds => 5, ms => 800, bulk_ms => 1200, mixed_ms => 0,
+      slow_ms => 0, connects => 5, idle_links => 0, seconds => #{switch => 120, relay_loopback => 120}};
 mode(_) ->
-    throw({usage, "knows only quick"}).
+    throw({usage, "knows only quick and relay"}).
 
-run(#{name := Name} = Mode) ->
+run(#{name := Name, places := Places} = Mode) ->
     put(started, now_s()),
     LoadBefore = load_average(),
-    Measured = lists:append([place(Place, Mode, settings()) || Place <- [veth, loopback, wan]]),
+    Measured = lists:append([place(Place, Mode, settings()) || Place <- Places]),
     Result = #{mode => Name, otp => list_to_binary(erlang:system_info(otp_release)), date => date_of_today(),
                cores => erlang:system_info(logical_processors_available), seconds => round(elapsed()),
                load_before => LoadBefore, load_after => load_average(), places => Measured},
-    [ok = file:write_file(lists:concat([?DIR, "/latest.", Kind]), unicode:characters_to_binary(Text))
+    [ok = file:write_file(lists:concat([?DIR, $/, file(Name), $., Kind]), unicode:characters_to_binary(Text))
      || {Kind, Text} <- [{json, bench_json:encode(Result)}, {svg, bench_plot:svg(Result)},
                          {md, bench_markdown:text(Result)}]],
     ok = bench_compare:keep(Name, Measured),
     io:put_chars(bench_report:text(Result)),
-    io:format("~n~ts/latest.json, .svg and .md written; ./dev bench docs puts the tables into docs/performance.md.~n",
-              [?DIR]).
+    io:format("~n~ts/~ts.json, .svg and .md written; ./dev bench docs puts the tables into docs/performance.md.~n",
+              [?DIR, file(Name)]).
+
+file(relay) -> "relay";
+file(_) -> "latest".
 
 settings() ->
     Path = fun(File) -> filename:absname(filename:join(?DIR, File)) end,
@@ -63,7 +70,7 @@ place(Name, Mode, Settings) ->
     case open(Name) of
         {ok, Place} ->
             Contenders = bench_contender:all(Name),
-            Facts = (maps:get(facts, Place))#{<<"congestion">> => congestion(Contenders, Place, Settings)},
+            Facts = maps:merge(maps:get(facts, Place), congestion(Contenders, Place, Settings)),
             say("~ts: ~ts", [Name, lists:join(", ", [[K, " ", V] || {K, V} <- lists:sort(maps:to_list(Facts))])]),
             Until = elapsed() + map_get(Name, maps:get(seconds, Mode)),
             Turns = rounds(1, Until, Contenders, Place, Mode, Settings) ++ idle(Contenders, Place, Mode, Settings),
@@ -82,8 +89,10 @@ open(Name) ->
 
 %% What TCP really uses there, asked of connections.
 congestion(Contenders, Place, Settings) ->
-    Asked = [{maps:get(congestion, C), C} || #{carrier := inet_tcp} = C <- Contenders],
-    iolist_to_binary(lists:join(" and ", [asked_for_congestion(C, Place, Settings) || {_, C} <- Asked])).
+    case [asked_for_congestion(C, Place, Settings) || #{carrier := inet_tcp} = C <- Contenders] of
+        [] -> #{};
+        Asked -> #{<<"congestion">> => iolist_to_binary(lists:join(" and ", Asked))}
+    end.
 
 asked_for_congestion(Contender, Place, Settings) ->
     case bench_pair:start(Contender, Place, Settings) of
@@ -126,6 +135,8 @@ turn(#{name := Name, title := Title} = Contender, Round, #{name := PlaceName} = 
 
 loads(wan, #{slow_ms := Ms, connects := Connects}) ->
     [{paced, Ms}, {connect, Connects}, {slow_stream, Ms}];
+loads(Place, #{ms := Ms, bulk_ms := BulkMs, connects := Connects}) when Place =:= switch; Place =:= relay_loopback ->
+    [{round_trip, Ms}, {flood, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs}, {connect, Connects}];
 loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
     [{round_trip, Ms}, {flood, Ms}, {erpc, Ms}, {stream_4k, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs},
      {mixed, MixedMs}, {connect, Connects}].
@@ -183,9 +194,9 @@ summarised(Name, Facts, Contenders, Turns) ->
       others_busy => bench_stats:summary([Busy || {_, #{others_busy := Busy}} <- Turns]),
       contenders => [summary_of(Contender, Turns) || Contender <- Contenders]}.
 
-summary_of(#{name := Name, title := Title, compared := Compared}, Turns) ->
+summary_of(#{name := Name, title := Title, part := Part}, Turns) ->
     Figures = figures(Name, Turns),
-    #{name => Name, title => list_to_binary(Title), compared => Compared, figures => Figures,
+    #{name => Name, title => list_to_binary(Title), part => Part, figures => Figures,
       bulk_suffered => bulk_suffered(Figures)}.
 
 figures(Name, Turns) ->

@@ -19,10 +19,10 @@ keep(Mode, Places) ->
     ok = file:write_file(File, io_lib:format("~tp.~n", [lists:append([ratios(Place) || Place <- Places])])).
 
 ratios(#{name := Place, contenders := Contenders}) ->
-    #{figures := Ours} = bench_contender:of_name(macula, Contenders),
+    #{figures := Ours} = bench_contender:subject(Contenders),
     [{{Place, Key, Name}, Our / Their}
      || #{key := Key} <- bench_figures:all(), #{Key := #{median := Our}} <- [Ours],
-        #{name := Name, compared := true, figures := #{Key := #{median := Their}}} <- Contenders, Their > 0].
+        #{name := Name, part := compared, figures := #{Key := #{median := Their}}} <- Contenders, Their > 0].
 
 -spec main() -> no_return().
 main() ->
@@ -41,7 +41,7 @@ main() ->
 %% Their names sort by time within a kind.
 latest_two() ->
     Runs = lists:reverse(lists:sort(filelib:wildcard(?DIR ++ "/*.term"))),
-    Kinds = [[Run || Run <- Runs, lists:prefix(?DIR ++ "/" ++ Kind, Run)] || Kind <- ["full", "quick"]],
+    Kinds = [[Run || Run <- Runs, lists:prefix(?DIR ++ "/" ++ Kind, Run)] || Kind <- ["full", "quick", "relay"]],
     lists:append([lists:sublist(Kind, 2) || Kind <- lists:sublist([K || K <- Kinds, length(K) > 1], 1)]).
 
 report(Changes) ->

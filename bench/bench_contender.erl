@@ -2,13 +2,14 @@
 %% QUIC as the limit of what one over QUIC can reach.
 -module(bench_contender).
 
--export([all/1, start/3, load/3, stop/1, of_name/2]).
+-export([all/1, start/3, load/3, stop/1, of_name/2, subject/1]).
 -export_type([contender/0, running/0]).
 
 %% congestion: what TCP is told to use; undefined leaves the host's choice.
-%% compared: macula's figures are also shown as ratios to this one's.
+%% part: the figures of the `subject' are also shown as ratios to those of each
+%% that is `compared'.
 -type contender() :: #{name := atom(), title := string(), carrier := carrier(),
-                       congestion := cubic | bbr | undefined, compared := boolean()}.
+                       congestion := cubic | bbr | undefined, part := subject | compared | shown}.
 -type carrier() :: bench_pair:carrier() | quinn.
 -type running() :: {bench_pair, bench_pair:pair()} | {bench_bare, bench_bare:pair()}.
 
@@ -20,23 +21,37 @@ all(loopback) ->
 all(veth) ->
     [tcp(inet_tcp, cubic), tcp(inet_tls, cubic) | quic()];
 all(wan) ->
-    [titled(tcp(Carrier, Congestion)) || Carrier <- [inet_tcp, inet_tls], Congestion <- [cubic, bbr]] ++ quic().
+    [titled(tcp(Carrier, Congestion)) || Carrier <- [inet_tcp, inet_tls], Congestion <- [cubic, bbr]] ++ quic();
+all(Place) when Place =:= switch; Place =:= relay_loopback ->
+    [(macula())#{part := compared, title := "direct"},
+     (macula())#{name := relayed, title := "relayed", carrier := relayed}].
 
 tcp(Carrier, Congestion) ->
-    #{name => Carrier, title => atom_to_list(Carrier), carrier => Carrier, congestion => Congestion, compared => true}.
+    #{name => Carrier, title => atom_to_list(Carrier), carrier => Carrier, congestion => Congestion, part => compared}.
 
 titled(#{carrier := Carrier, congestion := Congestion} = Contender) ->
     Contender#{name => list_to_atom(lists:concat([Carrier, "_", Congestion])),
-               title => lists:concat([Carrier, " ", Congestion]), compared => Congestion =:= cubic}.
+               title => lists:concat([Carrier, " ", Congestion]), part => part(Congestion)}.
+
+part(cubic) -> compared;
+part(bbr) -> shown.
 
 quic() ->
-    [#{name => macula, title => "macula", carrier => macula, congestion => undefined, compared => false},
-     #{name => quinn, title => "bare quinn", carrier => quinn, congestion => undefined, compared => true}].
+    [macula(), #{name => quinn, title => "bare quinn", carrier => quinn, congestion => undefined, part => compared}].
+
+macula() ->
+    #{name => macula, title => "macula", carrier => macula, congestion => undefined, part => subject}.
 
 %% @doc Finds one by its name, with whatever is known of it.
 -spec of_name(atom(), [Contender]) -> Contender when Contender :: #{name := atom(), atom() => term()}.
 of_name(Name, Contenders) ->
     [Contender] = [C || #{name := N} = C <- Contenders, N =:= Name],
+    Contender.
+
+%% @doc The one whose figures are compared with those of others.
+-spec subject([Contender]) -> Contender when Contender :: #{part := atom(), atom() => term()}.
+subject(Contenders) ->
+    [Contender] = [C || #{part := subject} = C <- Contenders],
     Contender.
 
 -spec start(contender(), bench_place:place(), bench_vm:settings()) -> {ok, running()} | {error, string()}.

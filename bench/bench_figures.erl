@@ -2,7 +2,7 @@
 %% called, in which unit, and which way is better; and what was promised.
 -module(bench_figures).
 
--export([all/0, of_load/1, better/3, promises/0]).
+-export([all/0, of_load/1, better/3, promises/1]).
 -export_type([key/0, figure/0, promise/0]).
 
 -type key() :: atom().
@@ -32,6 +32,10 @@ all() ->
      figure(cpu_4k, "CPU, 4 KiB stream", "s/GB", less),
      figure(cpu_64k, "CPU, 64 KiB stream", "s/GB", less),
      figure(cpu_16m, "CPU, 16 MiB stream", "s/GB", less),
+     figure(relay_cpu_round_trip, "relay's CPU, round trip", "us", less),
+     figure(relay_cpu_flood, "relay's CPU, 32 B message", "us", less),
+     figure(relay_cpu_64k, "relay's CPU, 64 KiB stream", "s/GB", less),
+     figure(relay_cpu_16m, "relay's CPU, 16 MiB stream", "s/GB", less),
      figure(connect, "connect", "ms", less),
      figure(idle_vm, "idle link, emulator", "kB", less),
      figure(idle_native, "idle link, native", "kB", less),
@@ -63,14 +67,21 @@ better(Direction, Ours, Theirs) ->
         _ -> worse
     end.
 
-%% @doc What a plain carrier of one stream was expected to reach on veth, and
-%% what users are promised of a LAN.
--spec promises() -> [promise()].
-promises() ->
+%% @doc What a plain carrier of one stream was expected to reach on veth, what
+%% users are promised of a LAN, and what a relay between may cost.
+-spec promises(bench_place:name()) -> [promise()].
+promises(switch) ->
+    [{"64 KiB stream 0.3 times direct", stream_64k, at_least, 0.3, {times, macula, stream_64k}},
+     {"16 MiB stream 0.3 times direct", stream_16m, at_least, 0.3, {times, macula, stream_16m}},
+     {"32 B flood 0.3 times direct", flood, at_least, 0.3, {times, macula, flood}},
+     {"round trip p50 2.5 times direct", round_trip_p50, at_most, 2.5, {times, macula, round_trip_p50}}];
+promises(veth) ->
     [{"round trip under 10 ms", round_trip_p99, at_most, 10_000, absolute},
      {"over 10 000 messages/s", flood, at_least, 10_000, absolute},
      {"64 KiB stream 5 times inet_tls", stream_64k, at_least, 5, {times, inet_tls, stream_64k}},
      {"16 MiB stream 5 times inet_tls", stream_16m, at_least, 5, {times, inet_tls, stream_16m}},
      {"32 B flood 1.5 times inet_tcp", flood, at_least, 1.5, {times, inet_tcp, flood}},
      {"round trip 0.9 of inet_tls", round_trip_p50, at_most, 0.9, {times, inet_tls, round_trip_p50}},
-     {"calls beside 16 MiB: p99 3 times inet_tcp", mixed_p99, at_most, 3, {times, inet_tcp, mixed_p99}}].
+     {"calls beside 16 MiB: p99 3 times inet_tcp", mixed_p99, at_most, 3, {times, inet_tcp, mixed_p99}}];
+promises(_) ->
+    [].

@@ -3,11 +3,13 @@
 -module(bench_load).
 
 -export([run/3, echo/0, sink/0, timed_sink/3]).
--export_type([load/0]).
+-export_type([load/0, os_pids/0]).
 
 -type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed | paced | slow_stream,
                  Ms :: pos_integer()}
               | {connect, Times :: pos_integer()}.
+%% The processes of both nodes, and of the relay between them.
+-type os_pids() :: #{nodes := [integer()], relay => [integer()]}.
 
 -define(KIB, 1024).
 -define(MIB, (1024 * 1024)).
@@ -21,24 +23,24 @@
 %% Between two calls beside a slow stream.
 -define(CALL_MS, 20).
 
--spec run(load(), node(), [integer()]) -> #{bench_figures:key() => number()}.
+-spec run(load(), node(), os_pids()) -> #{bench_figures:key() => number()}.
 run({round_trip, Ms}, Node, OsPids) ->
     Echo = spawn_link(Node, ?MODULE, echo, []),
     _ = round_trips(Echo, until(Ms div 5), []),
     {Times, Cpu} = with_cpu(OsPids, fun() -> round_trips(Echo, until(Ms), []) end),
     stop(Echo),
-    #{round_trip_p50 => us(bench_stats:percentile(50, Times)),
-      round_trip_p99 => us(bench_stats:percentile(99, Times)),
-      cpu_round_trip => Cpu / length(Times) * 1.0e6};
+    maps:merge(#{round_trip_p50 => us(bench_stats:percentile(50, Times)),
+                 round_trip_p99 => us(bench_stats:percentile(99, Times))},
+               cpu(cpu_round_trip, relay_cpu_round_trip, Cpu, 1.0e6 / length(Times)));
 run({flood, Ms}, Node, OsPids) ->
-    #{messages := Messages, cpu_per_message := Cpu} = stream(Node, 32, Ms, OsPids),
-    #{flood => Messages, cpu_flood => Cpu * 1.0e6};
+    {Count, Seconds, Cpu} = stream(Node, 32, Ms, OsPids),
+    maps:put(flood, Count / Seconds, cpu(cpu_flood, relay_cpu_flood, Cpu, 1.0e6 / Count));
 run({stream_4k, Ms}, Node, OsPids) ->
-    stream(Node, 4 * ?KIB, Ms, OsPids, stream_4k, cpu_4k);
+    stream(Node, 4 * ?KIB, Ms, OsPids, {stream_4k, cpu_4k, relay_cpu_4k});
 run({stream_64k, Ms}, Node, OsPids) ->
-    stream(Node, 64 * ?KIB, Ms, OsPids, stream_64k, cpu_64k);
+    stream(Node, 64 * ?KIB, Ms, OsPids, {stream_64k, cpu_64k, relay_cpu_64k});
 run({stream_16m, Ms}, Node, OsPids) ->
-    stream(Node, 16 * ?MIB, Ms, OsPids, stream_16m, cpu_16m);
+    stream(Node, 16 * ?MIB, Ms, OsPids, {stream_16m, cpu_16m, relay_cpu_16m});
 run({erpc, Ms}, Node, _) ->
     _ = erpc_calls(Node, Ms div 5),
     #{erpc => erpc_calls(Node, Ms)};
@@ -74,9 +76,9 @@ echo() ->
 
 %%% Streams: one process sends, one counts, and the time ends with its count
 
-stream(Node, Size, Ms, OsPids, Rate, CpuPerByte) ->
-    #{messages := Messages, cpu_per_message := Cpu} = stream(Node, Size, Ms, OsPids),
-    #{Rate => mb(Messages * Size), CpuPerByte => Cpu / Size * 1.0e9}.
+stream(Node, Size, Ms, OsPids, {Rate, OfNodes, OfRelay}) ->
+    {Count, Seconds, Cpu} = stream(Node, Size, Ms, OsPids),
+    maps:put(Rate, mb(Count * Size / Seconds), cpu(OfNodes, OfRelay, Cpu, 1.0e9 / (Count * Size))).
 
 stream(Node, Size, Ms, OsPids) ->
     Sink = spawn_link(Node, ?MODULE, sink, []),
@@ -84,7 +86,7 @@ stream(Node, Size, Ms, OsPids) ->
     _ = stream_for(Sink, Message, Ms div 5),
     {{Count, Seconds}, Cpu} = with_cpu(OsPids, fun() -> stream_for(Sink, Message, Ms) end),
     stop(Sink),
-    #{messages => Count / Seconds, cpu_per_message => Cpu / Count}.
+    {Count, Seconds, Cpu}.
 
 stream_for(Sink, Message, Ms) ->
     Start = now_ns(),
@@ -264,9 +266,14 @@ connect(Node) ->
 %%% For all
 
 with_cpu(OsPids, Load) ->
-    Before = bench_stats:cpu_seconds(OsPids),
+    Seconds = fun() -> maps:map(fun(_, Group) -> bench_stats:cpu_seconds(Group) end, OsPids) end,
+    Before = Seconds(),
     Result = Load(),
-    {Result, bench_stats:cpu_seconds(OsPids) - Before}.
+    {Result, maps:map(fun(Who, After) -> After - map_get(Who, Before) end, Seconds())}.
+
+cpu(OfNodes, OfRelay, Cpu, Scale) ->
+    maps:from_list([{Key, Scale * map_get(Who, Cpu)} || {Who, Key} <- [{nodes, OfNodes}, {relay, OfRelay}],
+                                                        is_map_key(Who, Cpu)]).
 
 stop(Pid) ->
     unlink(Pid),

@@ -5,10 +5,10 @@
 
 -spec text(map()) -> unicode:chardata().
 text(#{mode := Mode, otp := Otp, cores := Cores, date := Date, seconds := Seconds, places := Places}) ->
-    [io_lib:format("A ~ts run of ~b s on ~ts, OTP ~ts, one machine whose ~b cores are shared by both nodes.~n",
+    [io_lib:format("A ~ts run of ~b s on ~ts, OTP ~ts, one machine whose ~b cores are shared by all that runs.~n",
                    [Mode, Seconds, Date, Otp, Cores]),
      [place(Place) || Place <- Places],
-     [promises(Place) || #{name := veth} = Place <- Places]].
+     [promises(Place) || #{name := Name} = Place <- Places, bench_figures:promises(Name) =/= []]].
 
 place(#{others_busy := #{median := Median, max := Max}} = Place) ->
     [io_lib:format("~n**~ts.** Other programs used ~b % of the processors in the median before each turn, "
@@ -19,8 +19,8 @@ place(#{others_busy := #{median := Median, max := Max}} = Place) ->
 named([Title, "" | Cells]) -> [Title | Cells];
 named([Title, Unit | Cells]) -> [[Title, ", ", Unit] | Cells].
 
-promises(Place) ->
-    ["\n**Promised, on veth.**\n\n",
+promises(#{name := Name} = Place) ->
+    [io_lib:format("~n**Promised, on ~ts.**~n~n", [Name]),
      table([["", "measured", ""] | [[Title, Measured, kept(Kept)]
                                     || {Title, Measured, Kept} <- bench_table:promised(Place)]])].
 

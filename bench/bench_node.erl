@@ -40,6 +40,9 @@ serve(Peer) ->
         {idle, {WarmUp, Nodes}} ->
             say(result(fun() -> idle(WarmUp, Nodes) end)),
             serve(Peer);
+        {relay, Port} ->
+            say(result(fun() -> macula:start_relay(#{port => Port}) end)),
+            serve(Peer);
         {hops, Count} ->
             {Node, _} = Peer,
             say(result(fun() -> bench_hops:measure(Node, Count) end)),

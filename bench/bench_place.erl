@@ -1,16 +1,18 @@
 %% @doc Where the nodes of a pair live: loopback, two network namespaces with a
 %% veth pair between them, or two hosts of the network lab with a long and
-%% lossy line. bench/place.sh and the lab's keeper make and remove it, and
-%% outlive this VM for that.
+%% lossy line. With a relay between them: loopback, or three hosts of the lab at
+%% a switch. bench/place.sh and the lab's keeper make and remove it, and outlive
+%% this VM for that.
 -module(bench_place).
 
 -export([open/2, close/1, possible/1]).
 -export_type([name/0, place/0]).
 
--type name() :: loopback | veth | wan.
+-type name() :: loopback | veth | wan | relay_loopback | switch.
 -type place() :: #{name := name(), keeper := port() | netlab:lab(), epmd_port := inet:port_number(),
                    address_a := string(), address_b := string(),
                    prefix_a := [string()], prefix_b := [string()],
+                   address_relay => string(), prefix_relay => [string()],
                    facts := #{binary() => binary()}}.
 
 -define(LIMIT_MS, 10_000).
@@ -20,7 +22,7 @@
 
 %% @doc Namespaces need root and `ip'.
 -spec possible(name()) -> yes | {no, string()}.
-possible(loopback) ->
+possible(Name) when Name =:= loopback; Name =:= relay_loopback ->
     yes;
 possible(veth) ->
     case {os:find_executable("ip"), string:trim(os:cmd("id -u"))} of
@@ -28,7 +30,7 @@ possible(veth) ->
         {_, "0"} -> yes;
         {_, _} -> {no, "network namespaces need root"}
     end;
-possible(wan) ->
+possible(Name) when Name =:= wan; Name =:= switch ->
     case netlab:requires() of
         ok -> yes;
         {skip, Why} -> {no, Why}
@@ -37,6 +39,15 @@ possible(wan) ->
 -spec open(name(), file:filename()) -> {ok, place()} | {error, string()}.
 open(wan, _) ->
     open_wan(netlab:start(wan, ?WAN));
+open(switch, _) ->
+    {ok, open_switch(netlab:start(lan, #{hosts => 3}))};
+open(relay_loopback, Script) ->
+    case open(loopback, Script) of
+        {ok, Place} ->
+            {ok, Place#{name := relay_loopback, address_relay => "127.0.0.1", prefix_relay => []}};
+        {error, _} = Error ->
+            Error
+    end;
 open(Name, Script) ->
     EpmdPort = epmd_port(Name),
     Keeper = open_port({spawn_executable, os:find_executable("sh")},
@@ -60,12 +71,20 @@ open_wan(Lab) ->
            facts => #{<<"mtu">> => <<"1500">>, <<"line">> => iolist_to_binary(Line)},
            address_a => AddressA, address_b => AddressB, prefix_a => PrefixA, prefix_b => PrefixB}}.
 
+%% Nobody needs epmd there.
+open_switch(Lab) ->
+    [{AddressA, PrefixA}, {AddressB, PrefixB}, {AddressRelay, PrefixRelay}] =
+        [{inet:ntoa(netlab:address(Lab, Host)), netlab:within(Lab, Host)} || Host <- netlab:hosts(Lab)],
+    #{name => switch, keeper => Lab, epmd_port => epmd_port(switch), facts => #{<<"mtu">> => <<"1500">>},
+      address_a => AddressA, address_b => AddressB, prefix_a => PrefixA, prefix_b => PrefixB,
+      address_relay => AddressRelay, prefix_relay => PrefixRelay}.
+
 start_epmd([Command | Args], Port) ->
     open_port({spawn_executable, Command},
               [{args, Args ++ [os:find_executable("epmd"), "-port", integer_to_list(Port)]}, stderr_to_stdout]).
 
 -spec close(place()) -> ok.
-close(#{name := wan, keeper := Lab}) ->
+close(#{name := Name, keeper := Lab}) when Name =:= wan; Name =:= switch ->
     netlab:stop(Lab);
 close(#{keeper := Keeper}) ->
     true = port_command(Keeper, "done\n"),
@@ -106,7 +125,7 @@ in_namespace(Namespace) ->
 
 %% A namespace has every port to itself. Elsewhere the machine's own epmd, if
 %% it has one, is to be left alone.
-epmd_port(Name) when Name =:= veth; Name =:= wan ->
+epmd_port(Name) when Name =/= loopback ->
     4369;
 epmd_port(loopback) ->
     {ok, Socket} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}]),

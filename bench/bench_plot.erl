@@ -21,13 +21,16 @@ svg(#{mode := Mode, otp := Otp, cores := Cores, places := Places}) ->
                    "font-family=\"DejaVu Sans, Helvetica, Arial, sans-serif\" font-size=\"12\">~n"
                    "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>~n",
                    [?COLUMNS * (?PANEL + ?GAP) + ?GAP, Bottom]),
-     text(?GAP, 28, "start", "18", "bold", "Erlang distribution: macula beside inet_tcp, inet_tls and bare QUIC"),
+     text(?GAP, 28, "start", "18", "bold", ["Erlang distribution: ", beside(Mode)]),
      text(?GAP, 48, "start", "12", "normal",
           io_lib:format("~ts run, OTP ~ts, ~b cores for both nodes", [Mode, Otp, Cores])),
      [text(?GAP, 48 + 16 * N, "start", "12", "normal", bench_table:headline(Place))
       || {N, Place} <- lists:enumerate(Places)],
      Drawn,
      "</svg>\n"].
+
+beside(relay) -> "macula through a relay beside macula directly";
+beside(_) -> "macula beside inet_tcp, inet_tls and bare QUIC".
 
 %% The places that have the figure, with the contenders that have it.
 with_figure(#{key := Key}, Places) ->
@@ -102,6 +105,7 @@ colour(Name) when Name =:= inet_tcp; Name =:= inet_tcp_cubic -> "#9aa5b1";
 colour(inet_tcp_bbr) -> "#7b8794";
 colour(Name) when Name =:= inet_tls; Name =:= inet_tls_cubic -> "#e0a458";
 colour(inet_tls_bbr) -> "#c98a3a";
+colour(relayed) -> "#8e5ea2";
 colour(macula) -> "#2a6fb0";
 colour(quinn) -> "#7fb069".
 

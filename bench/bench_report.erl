@@ -10,10 +10,15 @@ text(#{mode := Mode, otp := Otp, cores := Cores, seconds := Seconds, load_before
                    "load average ~tp before and ~tp after~n",
                    [Mode, Seconds, Otp, Cores, Before, After]),
      [place(Place) || Place <- Places],
-     "\nMedians of all rounds, ~ is half of what lies between the best and the worst round.\n"
-     "+ macula is better, - worse, = within 5 %. Bare quinn: no Erlang, one QUIC stream.\n"
-     "* the bulk ran below 0.8 of its rate without small calls.\n",
-     [promises(Place) || #{name := veth} = Place <- Places]].
+     "\nMedians of all rounds, ~ is half of what lies between the best and the worst round.\n",
+     legend(Mode),
+     [promises(Place) || #{name := Name} = Place <- Places, bench_figures:promises(Name) =/= []]].
+
+legend(relay) ->
+    "+ relayed is better, - worse, = within 5 %.\n";
+legend(_) ->
+    "+ macula is better, - worse, = within 5 %. Bare quinn: no Erlang, one QUIC stream.\n"
+    "* the bulk ran below 0.8 of its rate without small calls.\n".
 
 place(Place) ->
     Rows = [bench_table:head(Place) | bench_table:rows(Place)],
@@ -35,8 +40,8 @@ others(#{others_busy := #{median := Median, max := Max}}) ->
     io_lib:format("  before each turn other programs used ~b % of the processors in the median, ~b % at most~ts~n",
                   [round(Median), round(Max), [": do not trust this run" || Median > 10]]).
 
-promises(Place) ->
-    ["\nPromised, on veth:\n",
+promises(#{name := Name} = Place) ->
+    [io_lib:format("~nPromised, on ~ts:~n", [Name]),
      [io_lib:format("  ~-45ts~-15ts~ts~n", [Title, Measured, kept(Kept)])
       || {Title, Measured, Kept} <- bench_table:promised(Place)]].
 

@@ -8,9 +8,10 @@
 
 %% @doc Where that was, in a line.
 -spec headline(map()) -> string().
-headline(#{name := Name, facts := #{<<"mtu">> := Mtu, <<"congestion">> := Congestion} = Facts}) ->
-    Line = [[", ", Line] || {<<"line">>, Line} <- maps:to_list(Facts)],
-    flat("~ts, MTU ~ts~ts, TCP with ~ts, QUIC with cubic", [Name, Mtu, Line, Congestion]).
+headline(#{name := Name, facts := #{<<"mtu">> := Mtu} = Facts}) ->
+    Line = [[", ", Line] || #{<<"line">> := Line} <- [Facts]],
+    Tcp = [[", TCP with ", Congestion] || #{<<"congestion">> := Congestion} <- [Facts]],
+    flat("~ts, MTU ~ts~ts~ts, QUIC with cubic", [Name, Mtu, Line, Tcp]).
 
 -spec head(map()) -> cells().
 head(#{contenders := Contenders}) ->
@@ -24,15 +25,15 @@ rows(#{contenders := Contenders}) ->
                                 lists:any(fun(#{figures := Figures}) -> is_map_key(Key, Figures) end, Contenders)].
 
 row(#{key := Key, title := Title, unit := Unit, better := Better}, Contenders) ->
-    Ours = figure(macula, Key, Contenders),
+    #{figures := Subject} = bench_contender:subject(Contenders),
     [Title, Unit] ++ [shown(Key, Contender) || Contender <- Contenders]
-        ++ [ratio(Better, Ours, maps:get(Key, Figures, none)) || #{figures := Figures} <- compared(Contenders)].
+        ++ [ratio(Better, maps:get(Key, Subject, none), maps:get(Key, Figures, none)) || #{figures := Figures} <- compared(Contenders)].
 
 compared(Contenders) ->
-    [Contender || #{compared := true} = Contender <- Contenders].
+    [Contender || #{part := compared} = Contender <- Contenders].
 
 figure(Name, Key, Contenders) ->
-    [Figures] = [F || #{name := N, figures := F} <- Contenders, N =:= Name],
+    #{figures := Figures} = bench_contender:of_name(Name, Contenders),
     maps:get(Key, Figures, none).
 
 shown(Key, #{figures := Figures, bulk_suffered := Suffered}) ->
@@ -59,10 +60,11 @@ sign(same) -> "=".
 
 %% @doc What was promised, what it was against, and what came of it.
 -spec promised(map()) -> [{Promise :: string(), Measured :: string(), boolean()}].
-promised(#{contenders := Contenders}) ->
+promised(#{name := Place, contenders := Contenders}) ->
+    #{name := Subject} = bench_contender:subject(Contenders),
     [{Title, flat("~ts ~ts", [number(Measured), unit(Key, Against)]), kept(Way, Measured, Bound)}
-     || {Title, Key, Way, Bound, Against} <- bench_figures:promises(),
-        Measured <- measured(figure(macula, Key, Contenders), Against, Contenders)].
+     || {Title, Key, Way, Bound, Against} <- bench_figures:promises(Place),
+        Measured <- measured(figure(Subject, Key, Contenders), Against, Contenders)].
 
 measured(none, _, _) -> [];
 measured(#{median := Ours}, absolute, _) -> [Ours];

@@ -8,7 +8,9 @@
 -type settings() :: #{ebin := file:filename(), macula_ebin := file:filename(), measured_ebin := file:filename(),
                       tls_options := file:filename(), bare := file:filename()}.
 %% prefix: what is put before the command. flags: further ones of the emulator.
--type options() :: #{name := string(), cookie := string(), prefix := [string()], flags => [string()]}.
+%% Without a name it is no node.
+-type options() :: #{name := string() | none, cookie := string(), prefix := [string()], flags => [string()],
+                     env => [{string(), string()}]}.
 
 -define(STOP_MS, 5_000).
 -define(MARK, "bench:").
@@ -19,18 +21,23 @@
 start(#{carrier := Carrier} = Contender, #{epmd_port := EpmdPort}, #{ebin := Ebin} = Settings, Options) ->
     #{name := Name, cookie := Cookie, prefix := Prefix} = Options,
     Erl = filename:join([code:root_dir(), "bin", "erl"]),
-    [Command | Args] = Prefix ++ [Erl, "-noshell", "+Bd", "-name", Name, "-setcookie", Cookie, "-start_epmd", "false",
-                                  "-pa", Ebin, "-run", "bench_node", "start"]
-                              ++ flags(Carrier, Settings) ++ congestion(Contender) ++ maps:get(flags, Options, []),
+    [Command | Args] = Prefix ++ [Erl, "-noshell", "+Bd", "-pa", Ebin, "-run", "bench_node", "start"]
+                              ++ named(Name, Cookie) ++ flags(Carrier, Settings) ++ congestion(Contender) ++ maps:get(flags, Options, []),
     open_port({spawn_executable, Command},
               [{args, Args}, {line, 65536}, exit_status, stderr_to_stdout,
-               {env, [{"ERL_EPMD_PORT", integer_to_list(EpmdPort)}, {"ERL_CRASH_DUMP_SECONDS", "0"}]}]).
+               {env, [{"ERL_EPMD_PORT", integer_to_list(EpmdPort)}, {"ERL_CRASH_DUMP_SECONDS", "0"}
+                      | maps:get(env, Options, [])]}]).
+
+named(none, _) -> [];
+named(Name, Cookie) -> ["-name", Name, "-setcookie", Cookie, "-start_epmd", "false"].
 
 flags(inet_tcp, _) ->
     [];
 flags(inet_tls, #{tls_options := File}) ->
     ["-proto_dist", "inet_tls", "-ssl_dist_optfile", File];
-flags(macula, #{macula_ebin := Ebin}) ->
+flags(relay, #{macula_ebin := Ebin}) ->
+    ["-pa", Ebin];
+flags(Carrier, #{macula_ebin := Ebin}) when Carrier =:= macula; Carrier =:= relayed ->
     ["-proto_dist", "macula", "-no_epmd", "-pa", Ebin].
 
 %% By socket option and not by the namespace's setting: that one is limited to

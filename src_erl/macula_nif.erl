@@ -7,7 +7,7 @@
          endpoint_close/1, endpoint_links/1, endpoint_stats/1, endpoint_cookie/3,
          endpoint_identity/1, endpoint_renew/1, endpoint_prepare/2]).
 -export([dial/2, dial_cancel/1]).
--export([mesh_join/2, mesh_leave/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
+-export([mesh_join/2, mesh_leave/2, mesh_cookies/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
 -export([relay_start/2, relay_stop/2, relay_stats/1]).
 -export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_credit/2, link_send/2,
@@ -142,6 +142,10 @@ mesh_join(Endpoint, Options) -> load_and(mesh_join, [Endpoint, Options]).
 
 -spec mesh_leave(endpoint(), Id :: integer()) -> ok | {error, closed}.
 mesh_leave(Endpoint, Id) -> load_and(mesh_leave, [Endpoint, Id]).
+
+%% @doc The cookies in use, this node's own first.
+-spec mesh_cookies(endpoint(), [binary(), ...]) -> ok.
+mesh_cookies(Endpoint, Cookies) -> load_and(mesh_cookies, [Endpoint, Cookies]).
 
 -spec mesh_relays(endpoint()) -> undefined | [{Url :: binary(), macula_mesh:relay_state()}].
 mesh_relays(Endpoint) -> load_and(mesh_relays, [Endpoint]).

@@ -7,8 +7,10 @@
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([as_typed/1, three_lines_behind_nats/1, joined_by_environment/1, relay_of_a_node/1, outlives_its_relay/1,
          large_messages/1, other_cookie_or_realm/1, says_why_not/1, name_taken/1, started_again/1, tokens/1,
-         leaves/1, joins_again_under_another_name/1, diagnosed/1]).
+         leaves/1, joins_again_under_another_name/1, diagnosed/1, up_when_reachable/1, huge_message/1,
+         many_in_order/1, killed_behind_its_relay/1]).
 
+-import(macula_test_mesh, [relay/2, relay/3, node_on/2, join/2, joined/3, ping/2]).
 -import(macula_test_node, [call/2, call/4, name/1, unique/1, wait_until/1, has_said/2, await_said/3]).
 
 -define(URL, <<"https://p.lab:4433">>).
@@ -20,7 +22,7 @@ suite() ->
 all() ->
     [as_typed, three_lines_behind_nats, joined_by_environment, relay_of_a_node, outlives_its_relay, large_messages,
      other_cookie_or_realm, says_why_not, name_taken, started_again, tokens, leaves, joins_again_under_another_name,
-     diagnosed].
+     diagnosed, up_when_reachable, huge_message, many_in_order, killed_behind_its_relay].
 
 init_per_suite(Config) ->
     case netlab:requires() of
@@ -317,27 +319,76 @@ diagnosed(_) ->
 diagnose(From, To) ->
     call(From, macula, diagnose, [name(To), #{timeout => 1_500}]).
 
+%% A node of a configured mesh that is up can be called, at once; and boots without any relay, too.
+up_when_reachable(_) ->
+    Lab = netlab:start(lan, #{hosts => 3}),
+    [RelayHost, HereHost, ThereHost] = netlab:hosts(Lab),
+    Relay = relay(Lab, RelayHost, #{port => 4711}),
+    Env = [{"MACULA_RELAYS", "https://a.lab:4711"} | macula_test_mesh:only_relays()],
+    Start = fun(Host) ->
+                    macula_test_node:start(unique("n"), #{within => netlab:within(Lab, Host),
+                                                          host => atom_to_list(Host), env => Env})
+            end,
+    Here = Start(HereHost),
+    [?assertEqual(pong, ping(Here, Start(ThereHost))) || _ <- lists:seq(1, 3)],
+    macula_test_node:kill(Relay),
+    Alone = Start(ThereHost),
+    ?assertEqual(pang, ping(Here, Alone)),
+    relay(Lab, RelayHost, #{port => 4711}),
+    wait_until(fun() -> ping(Here, Alone) =:= pong end).
+
+huge_message(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    [A, B] = joined(Lab, [a, b], #{}),
+    There = name(B),
+    Lost = macula_test_node:cast(A, fun() -> net_kernel:monitor_nodes(true), receive {nodedown, _} -> ok end end),
+    ?assertEqual(256 * 1024 * 1024,
+                 call(A, fun() ->
+                                 Data = binary:copy(rand:bytes(1024 * 1024), 256),
+                                 {Size, Hash} = rpc:call(There, erlang, apply,
+                                                         [fun(D) -> {byte_size(D), erlang:md5(D)} end, [Data]]),
+                                 Hash = erlang:md5(Data),
+                                 Size
+                         end)),
+    ?assert(call(A, erlang, is_process_alive, [Lost])),
+    ?assertMatch([#{path := relay}], call(A, macula, links, [])).
+
+many_in_order(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    relay(Lab, p),
+    [A, B] = joined(Lab, [a, b], #{}),
+    ?assertEqual(pong, ping(A, B)),
+    Count = 100_000,
+    Collector = macula_test_node:cast(B, fun() -> collect(Count) end),
+    _ = macula_test_node:cast(A, fun() -> [Collector ! N || N <- lists:seq(1, Count)] end),
+    ?assertEqual(lists:seq(1, Count), collected(B, Collector)).
+
+%% Nobody says goodbye for it, and the relay's word that it is gone would not count: net_ticktime does.
+killed_behind_its_relay(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    Relay = relay(Lab, p),
+    [A, B] = joined(Lab, [a, b], #{args => ["-kernel", "net_ticktime", "8"]}),
+    ?assertEqual(pong, ping(A, B)),
+    Process = macula_test_node:cast(B, fun() -> receive never -> ok end end),
+    Test = self(),
+    Watcher = spawn_link(fun() ->
+                                 Reason = call(A, fun() ->
+                                                          Monitor = monitor(process, Process),
+                                                          receive {'DOWN', Monitor, _, _, Reason} -> Reason end
+                                                  end),
+                                 Test ! {self(), Reason}
+                         end),
+    Down = down_of(A, B),
+    timer:sleep(500),
+    macula_test_node:kill(B),
+    ?assertEqual(name(B), Down()),
+    ?assertEqual(noconnection, receive {Watcher, Reason} -> Reason end),
+    ?assertEqual([], call(A, macula, links, [])),
+    wait_until(fun() -> maps:get(nodes, call(Relay, macula, relay_stats, [])) =:= 1 end),
+    ?assertEqual(pang, ping(A, B)).
+
 %%% What the cases share
-
-relay(Lab, Host) ->
-    relay(Lab, Host, #{port => 4433}).
-
-%% A VM without distribution.
-relay(Lab, Host, Options) ->
-    Relay = macula_test_node:start(unique("relay"), #{within => netlab:within(Lab, Host), domain => none}),
-    ok = call(Relay, macula, start_relay, [Options]),
-    Relay.
-
-node_on(Lab, Host) ->
-    Name = atom_to_list(Host),
-    macula_test_node:start(unique(Name), #{within => netlab:within(Lab, Host), host => Name ++ ".lab",
-                                           domain => longnames}).
-
-join(Node, Options) ->
-    call(Node, macula, join_mesh, [maps:merge(#{relays => [?URL]}, Options)]).
-
-ping(From, To) ->
-    call(From, net_adm, ping, [name(To)]).
 
 %% Watches the node To from the node From; the result waits for its end.
 down_of(From, To) ->

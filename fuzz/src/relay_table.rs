@@ -146,7 +146,9 @@ impl World {
             }
         }
         let actions = self.relay.receive(self.now, id, message, |_| false);
-        if let (Some(realm), [Action::Send(to, ToNode::Attached { .. })]) = (attaching, &actions[..]) {
+        if let (Some(realm), [Action::Send(to, ToNode::Attached { .. })]) =
+            (attaching, &actions[..])
+        {
             assert_eq!(*to, id);
             assert!(self.realms.insert(id, realm).is_none(), "it attached twice");
         }

@@ -35,7 +35,8 @@ pub fn run(input: &[u8]) {
     let pairs = (0..LIVES as u8).map(|life| (A, B, [life; 6]));
     // Somebody else, and what B itself sends, which comes back to it.
     let pairs = pairs.chain([(Tag([3; TAG]), B, [0; 6]), (B, A, [0; 6])]);
-    let mut sealers: Vec<_> = pairs.map(|(from, to, life)| Sealer::new(&KEY, from, to, life)).collect();
+    let mut sealers: Vec<_> =
+        pairs.map(|(from, to, life)| Sealer::new(&KEY, from, to, life)).collect();
     let mut opener = Opener::new(A, B);
     let mut all: Vec<Sealed> = Vec::new();
     while !choices.0.is_empty() {

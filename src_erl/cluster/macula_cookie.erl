@@ -106,6 +106,7 @@ set(Given) ->
 set_checked(Cookie) ->
     ok = application:set_env(macula, cookie, Cookie),
     _ = is_alive() andalso erlang:set_cookie(node(), Cookie),
+    ok = macula_dist_endpoint:cookies_changed(),
     case write(file_path(), Cookie, fun file:rename/2) of
         ok -> ok;
         {error, Reason} -> {error, {cookie_file_write_failed, Reason}}
@@ -126,7 +127,7 @@ set(Node, Given) when is_atom(Node) ->
             %% nodes. A key that is put once and never changed costs no
             %% global collection.
             persistent_term:put({?MODULE, Node}, []),
-            ok
+            macula_dist_endpoint:cookies_changed()
     end.
 
 %% @doc The peers with a cookie of their own, as set by `set/2'.

@@ -42,6 +42,7 @@ listen(Name, Host) ->
     Node = list_to_atom(atom_to_list(Name) ++ "@" ++ Host),
     case listen_as(Node) of
         {ok, Handle, Address} ->
+            ok = macula_dist_endpoint:await_mesh(),
             {ok, {Handle, (address())#net_address{address = Address}, creation()}};
         {error, Reason} ->
             macula_dist_log:listen_failed(Node, Reason),

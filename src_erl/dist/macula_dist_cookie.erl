@@ -2,7 +2,7 @@
 %% native side, which proves that both hold it.
 -module(macula_dist_cookie).
 
--export([with/1, with_name/1, prepare/2]).
+-export([with/1, with_name/1, in_use/0, prepare/2]).
 
 %% @doc The cookie for a node that is dialled. Asked anew each time: OTP tells
 %% nobody when a cookie changes.
@@ -21,6 +21,13 @@ with_name(Name) ->
     catch
         error:_ -> text(auth:get_cookie())
     end.
+
+%% @doc This node's own cookie, and those it has for some peers. OTP does not
+%% list these: they are the ones that macula was told.
+-spec in_use() -> [binary(), ...].
+in_use() ->
+    Own = text(auth:get_cookie()),
+    [Own | lists:delete(Own, lists:usort([text(Cookie) || {_, Cookie} <- macula_cookie:peers()]))].
 
 %% @doc Returns when the native side knows the key of this cookie, which takes
 %% it a while the first time. What is missing is told by the dial.

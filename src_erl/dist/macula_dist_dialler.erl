@@ -29,11 +29,14 @@
                failures = [] :: [macula_dist_log:attempt()]}).
 
 %% @doc Returns when all is there that calling this node takes: the first time
-%% the key of the cookie shared with it. What is missing is told by the dial.
+%% the mesh and the key of the cookie shared with it. What is missing is told by
+%% the dial.
 -spec prepare(node()) -> ok.
 prepare(Node) ->
     case macula_dist_endpoint:dialling() of
-        {ok, Endpoint} -> macula_dist_cookie:prepare(Endpoint, macula_dist_cookie:with(Node));
+        {ok, Endpoint} ->
+            ok = macula_dist_endpoint:await_mesh(),
+            macula_dist_cookie:prepare(Endpoint, macula_dist_cookie:with(Node));
         {error, _} -> ok
     end.
 

@@ -9,7 +9,8 @@
 -behaviour(gen_server).
 
 -export([start_link/0, listen/2, accept/2, close/1, dialling/0, named/1, address/0, identity/0,
-         links/0, stats/0, renew_certificates/0, late_options/0, opened/0, open_unnamed/0]).
+         links/0, stats/0, renew_certificates/0, late_options/0, opened/0, open_unnamed/0,
+         await_mesh/0, mesh_joined/0, cookies_changed/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([handle/0]).
@@ -17,14 +18,26 @@
 %% What net_kernel holds as the listening socket.
 -type handle() :: {macula_listen, reference()}.
 
+%% The native side answers sooner: within 3 s, and the time it takes to stretch
+%% the cookie, which on a machine where many nodes boot at once is some seconds.
+-define(JOIN_MS, 15_000).
+
+%% How often to look for another cookie of this node, of which OTP tells nobody,
+%% while the mesh has to find this node under it.
+-define(COOKIES_MS, 1_000).
+
 -record(open, {endpoint :: macula_nif:endpoint(),
                name :: binary(),
                advertise :: undefined | macula_config:target(),
                node_port :: default | inet:port_number(),
                config :: macula_config:config(),
                handle :: handle() | undefined,
-               registration :: macula_nif:registration() | undefined}).
+               registration :: macula_nif:registration() | undefined,
+               mesh :: joining() | tried,
+               watch :: undefined | reference()}).
 
+%% Who waits for the first attempts to join the mesh.
+-type joining() :: {joining, [gen_server:from()]}.
 -type state() :: closed | #open{}.
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
@@ -116,6 +129,28 @@ open_unnamed() ->
         {error, _} = Error -> Error
     end.
 
+%% @doc Returns when the configured mesh, if there is one, is joined, or the
+%% first attempts have failed or take long. Before that nobody can
+%% reach this node through it, and this node nobody.
+-spec await_mesh() -> ok.
+await_mesh() ->
+    try
+        gen_server:call(?MODULE, await_mesh, ?JOIN_MS)
+    catch
+        exit:_ -> ok
+    end.
+
+%% @doc This node is in a mesh now, which is to find it under each cookie that
+%% it has for somebody.
+-spec mesh_joined() -> ok.
+mesh_joined() ->
+    gen_server:cast(?MODULE, watch_cookies).
+
+%% @doc A cookie was set.
+-spec cookies_changed() -> ok.
+cookies_changed() ->
+    gen_server:cast(?MODULE, cookies).
+
 %% Without the carrier, or while it stops, there is just no endpoint.
 call(Request) ->
     try
@@ -131,7 +166,12 @@ init([]) ->
     ok = macula_dist_select:init(),
     {ok, closed}.
 
--spec handle_call(term(), gen_server:from(), state()) -> {reply, term(), state()}.
+-spec handle_call(term(), gen_server:from(), state()) ->
+          {reply, term(), state()} | {noreply, state()}.
+handle_call(await_mesh, From, #open{mesh = {joining, Waiting}} = State) ->
+    {noreply, State#open{mesh = {joining, [From | Waiting]}}};
+handle_call(await_mesh, _From, State) ->
+    {reply, ok, State};
 handle_call(Request, _From, State) ->
     try
         {Reply, NewState} = answer(Request, State),
@@ -151,6 +191,11 @@ handle_cast({named, Node}, #open{name = <<>>, endpoint = Endpoint} = State) ->
     Name = atom_to_binary(Node, utf8),
     ok = macula_nif:endpoint_rename(Endpoint, Name),
     {noreply, State#open{name = Name}};
+handle_cast(cookies, State) ->
+    ok = tell_cookies(State),
+    {noreply, State};
+handle_cast(watch_cookies, State) ->
+    {noreply, watch_cookies(State)};
 handle_cast(_, State) ->
     {noreply, State}.
 
@@ -172,9 +217,11 @@ handle_info({macula_relay, Url, Relay}, State) ->
 handle_info({macula_forged, Count}, State) ->
     macula_dist_log:forged(Count),
     {noreply, State};
-handle_info({macula_mesh, _, {error, Reason}}, State) ->
-    macula_dist_log:note(mesh_not_joined, Reason),
-    {noreply, State};
+handle_info({macula_mesh, _, Result}, State) ->
+    note_mesh(Result),
+    {noreply, watch_cookies(tried(State))};
+handle_info({timeout, Timer, cookies}, #open{watch = Timer} = State) ->
+    {noreply, watch_cookies(State)};
 handle_info({macula_certificate, News}, State) ->
     macula_dist_log:certificate(News),
     {noreply, State};
@@ -289,12 +336,47 @@ configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
                                     well_known_port => well_known_port(Name, Origin)}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
-            ok = macula_mesh:enter(Endpoint, Mesh),
             {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise,
-                       node_port = NodePort, config = Config}};
+                       node_port = NodePort, config = Config,
+                       mesh = joining(macula_mesh:enter(Endpoint, Mesh))}};
         {error, eaddrinuse} -> {error, {ports_in_use, Ports, Origin}};
         {error, _} = Error -> Error
     end.
+
+joining(none) -> tried;
+joining(joining) -> {joining, []}.
+
+note_mesh(ok) -> ok;
+note_mesh({error, Reason}) -> macula_dist_log:note(mesh_not_joined, Reason).
+
+tried(#open{mesh = {joining, Waiting}} = State) ->
+    lists:foreach(fun(From) -> gen_server:reply(From, ok) end, Waiting),
+    State#open{mesh = tried};
+tried(State) ->
+    State.
+
+%% Until the mesh is left.
+watch_cookies(#open{endpoint = Endpoint, watch = Former} = State) ->
+    _ = Former =:= undefined orelse erlang:cancel_timer(Former),
+    case macula_mesh:is_joined(Endpoint) of
+        true ->
+            ok = tell_cookies(State),
+            State#open{watch = erlang:start_timer(?COOKIES_MS, self(), cookies)};
+        false ->
+            State#open{watch = undefined}
+    end;
+watch_cookies(closed) ->
+    closed.
+
+tell_cookies(#open{endpoint = Endpoint}) ->
+    try
+        macula_nif:mesh_cookies(Endpoint, macula_dist_cookie:in_use())
+    catch
+        %% auth is stopping.
+        _:_ -> ok
+    end;
+tell_cookies(closed) ->
+    ok.
 
 note_identity({_, {ephemeral, Why}}) -> macula_dist_log:note(key_not_kept, {io, Why});
 note_identity(_) -> ok.
@@ -315,7 +397,8 @@ ports(_, Choice) -> macula_config:ports(Choice).
 
 shut(closed) ->
     ok;
-shut(#open{endpoint = Endpoint, registration = Registration}) ->
+shut(#open{endpoint = Endpoint, registration = Registration} = Open) ->
+    _ = tried(Open),
     withdraw(Registration),
     ok = macula_nif:endpoint_close(Endpoint).
 

@@ -38,7 +38,8 @@ join(Options, #{timeout := Timeout} = Mesh, {ok, Endpoint}) ->
     case ask(macula_mesh, Ask, Timeout + ?MARGIN_MS) of
         {ok, ok} ->
             %% An endpoint that opens later, under another name, joins as well.
-            application:set_env(macula, mesh, Options, [{persistent, true}]);
+            ok = application:set_env(macula, mesh, Options, [{persistent, true}]),
+            macula_dist_endpoint:mesh_joined();
         {ok, {error, Reason}} ->
             {error, reason(Reason)};
         {error, Reason} ->
@@ -86,12 +87,14 @@ is_joined(Endpoint) ->
 
 %% @doc Joins by configuration, when an endpoint has opened. It goes on trying
 %% for ever; the caller gets {macula_mesh, 0, Result} of the first attempts.
--spec enter(macula_nif:endpoint(), undefined | macula_mesh_options:mesh()) -> ok.
+-spec enter(macula_nif:endpoint(), undefined | macula_mesh_options:mesh()) -> joining | none.
 enter(_, undefined) ->
-    ok;
+    none;
 enter(Endpoint, Mesh) ->
-    _ = macula_nif:mesh_join(Endpoint, Mesh#{id => 0, keep => true}),
-    ok.
+    case macula_nif:mesh_join(Endpoint, Mesh#{id => 0, keep => true}) of
+        ok -> joining;
+        {error, _} -> none
+    end.
 
 %% An answer that comes too late ends with the process that asked.
 ask(Tag, Ask, Timeout) ->

@@ -23,6 +23,9 @@
          {erl_distribution_wb_SUITE, "lib/kernel/test", 300},
          {global_SUITE, "lib/kernel/test", 1_800}]).
 
+%% What is also run through a relay: how messages, signals and groups behave, whatever carries them.
+-define(THROUGH_RELAY, ["pg_SUITE", "distribution_SUITE"]).
+
 %% Modules that suites use, of the folder they are in.
 -define(HELPERS,
         [{"erts/emulator/test", [erts_test_utils, literal_area_collector_test]},
@@ -63,14 +66,20 @@ run(["baseline" | Names], Place) ->
     otp_suites_results:write(File, Rest ++ Results),
     io:format("~nwritten to ~ts~n", [File]),
     0;
+run(["relay"], Place) ->
+    compared(relay, suites(?THROUGH_RELAY), Place);
+run(["relay" | Names], Place) ->
+    compared(relay, suites(Names), Place);
 run(Names, Place) ->
-    Suites = suites(Names),
-    compile_all(macula, Suites, Place),
+    compared(macula, suites(Names), Place).
+
+compared(Carrier, Suites, Place) ->
+    compile_all(Carrier, Suites, Place),
     Exceptions = otp_suites_results:read_exceptions(filename:join(Place#place.here, "exceptions")),
     Baseline = baseline(Place),
     {Comparable, NotRun} = lists:partition(fun({Name, _, _}) -> of_suite(Name, Baseline) =/= [] end,
                                            Suites),
-    Verdicts = [verdicts(Suite, Baseline, Exceptions, Place) || Suite <- Comparable],
+    Verdicts = [verdicts(Carrier, Suite, Baseline, Exceptions, Place) || Suite <- Comparable],
     [io:format("~nnot run: ~ts, which is not in ~ts~n", [Name, baseline_file(Place)])
      || {Name, _, _} <- NotRun],
     report(lists:append(Verdicts)).
@@ -104,23 +113,26 @@ compile(Module, Dir, Include) ->
     end.
 
 source(Carrier, Dir, #place{work = Work}) ->
-    filename:join([Work, "source", Carrier, Dir]).
+    filename:join([Work, "source", changed_for(Carrier), Dir]).
+
+changed_for(relay) -> macula;
+changed_for(Carrier) -> Carrier.
 
 %%% Running
 
-%% One suite over macula. What went differently is tried once more: many of these cases have time
+%% One suite over a carrier of ours. What went differently is tried once more: many of these cases have time
 %% limits made for a machine that does nothing else.
-verdicts({Name, _, _} = Suite, Baseline, Exceptions, Place) ->
+verdicts(Carrier, {Name, _, _} = Suite, Baseline, Exceptions, Place) ->
     Expected = of_suite(Name, Baseline),
     Skip = [Case || {S, Case} <- maps:keys(Exceptions), S =:= Name],
-    Results = suite(macula, Suite, all, Skip, Place),
+    Results = suite(Carrier, Suite, all, Skip, Place),
     Verdicts = otp_suites_results:compare(Expected, Results, Exceptions),
     case [{Group, Case} || #{group := Group, name := Case, verdict := failed, result := Result}
                                <- Verdicts, Result =/= hung] of
         [] ->
             Verdicts;
         Cases ->
-            Again = suite(macula, Suite, Cases, [], Place),
+            Again = suite(Carrier, Suite, Cases, [], Place),
             otp_suites_results:second_attempt(Verdicts, Again)
     end.
 

@@ -4,12 +4,17 @@
 
 -export([run/1]).
 
--export_type([options/0]).
+-export_type([options/0, carrier/0]).
 
--type options() :: #{carrier := macula | inet_tcp, ebin := file:filename(), suite := module(),
+%% relay: macula, where every node reaches others through a relay only.
+-type carrier() :: inet_tcp | macula | relay.
+-type options() :: #{carrier := carrier(), ebin := file:filename(), suite := module(),
                      cases := all | [{Group :: atom(), Case :: atom()}],
                      paths := [file:filename()], skip := [atom()],
                      examples := [file:filename()], logs := file:filename(), seconds := pos_integer()}.
+
+%% Twice the encryption and four times the packets, on the same processors.
+-define(RELAY_PATIENCE, 3).
 
 %% In the environment of every process of the run, whatever session or process group it moves to.
 -define(MARK, "MACULA_OTP_SUITES_RUN").
@@ -19,15 +24,31 @@
 run(#{logs := Logs, seconds := Seconds} = Options) ->
     ok = fresh(Logs),
     Mark = os:getpid() ++ "." ++ integer_to_list(erlang:unique_integer([positive])),
+    Relay = relay(Mark, Options),
     Port = open_port({spawn_executable, os:find_executable("ct_run")},
-                     [{args, args(Options)}, {env, env(Mark, Options)}, {cd, Logs},
+                     [{args, args(Options)}, {env, env(Mark, Options) ++ through(Relay)}, {cd, Logs},
                       exit_status, stderr_to_stdout, binary, hide]),
     {ok, Output} = file:open(filename:join(Logs, "output"), [write, raw, delayed_write]),
     Started = erlang:monotonic_time(second),
-    Ended = follow(Port, Output, erlang:start_timer(Seconds * 1_000, self(), over)),
+    Limit = Seconds * patience(Options) * 1_000,
+    Ended = follow(Port, Output, erlang:start_timer(Limit, self(), over)),
     ok = file:close(Output),
+    Took = erlang:monotonic_time(second) - Started,
+    Carried = carried(Relay),
     kill_marked(Mark),
-    io_lib:format("~ts after ~b s", [Ended, erlang:monotonic_time(second) - Started]).
+    io_lib:format("~ts after ~b s~ts", [Ended, Took, Carried]).
+
+relay(Mark, #{carrier := relay, ebin := Ebin} = Options) ->
+    otp_suites_relay:start(Ebin, env(Mark, Options));
+relay(_, _) ->
+    none.
+
+%% Joined before the first dial, and no other way even to nodes beside it.
+through(none) -> [{"MACULA_RELAYS", false}, {"MACULA_DIST_MODE", false}];
+through(Relay) -> [{"MACULA_RELAYS", otp_suites_relay:url(Relay)}, {"MACULA_DIST_MODE", "relay"}].
+
+carried(none) -> "";
+carried(Relay) -> [", through the relay: ", otp_suites_relay:stop(Relay)].
 
 fresh(Dir) ->
     ok = filelib:ensure_dir(filename:join(Dir, "x")),
@@ -37,8 +58,13 @@ fresh(Dir) ->
 %% A specification, since only there cases can be left out.
 args(#{paths := Paths, logs := Logs} = Options) ->
     Spec = filename:join(Logs, "suite.spec"),
-    ok = file:write_file(Spec, [io_lib:format("~tp.~n", [Term]) || Term <- spec(Options)]),
+    Terms = [{multiply_timetraps, patience(Options)} | spec(Options)],
+    ok = file:write_file(Spec, [io_lib:format("~tp.~n", [Term]) || Term <- Terms]),
     ["-noinput", "-no_auto_compile", "-logdir", Logs, "-spec", Spec, "-pa" | Paths].
+
+%% Cases that send as much as they can have time limits made for a direct connection.
+patience(#{carrier := relay}) -> ?RELAY_PATIENCE;
+patience(_) -> 1.
 
 spec(#{suite := Suite, cases := all, skip := Skip, paths := Paths}) ->
     Dir = lists:last(Paths),
@@ -61,10 +87,10 @@ env(Mark, #{logs := Logs} = Options) ->
 
 %% The suites make distribution messages of their own, good ones and bad ones (macula_dist_inject),
 %% and start nodes with OTP's examples of carriers.
-flags(#{carrier := macula, ebin := Ebin}) ->
-    "-proto_dist macula -no_epmd -start_epmd false -macula_dist_inject true -pa " ++ Ebin;
 flags(#{carrier := inet_tcp, examples := Examples}) ->
-    lists:flatten(["-pa" | [[$\s, Dir] || Dir <- Examples]]).
+    lists:flatten(["-pa" | [[$\s, Dir] || Dir <- Examples]]);
+flags(#{ebin := Ebin}) ->
+    "-proto_dist macula -no_epmd -start_epmd false -macula_dist_inject true -pa " ++ Ebin.
 
 free_port() ->
     {ok, Socket} = gen_tcp:listen(0, []),

@@ -2,6 +2,7 @@
 # OTP's own test suites over macula, compared with a committed run of them over inet_tcp.
 #
 #   run.sh [SUITE...]             all suites, or these
+#   run.sh relay [SUITE...]       some, or these, with a relay between all nodes
 #   run.sh baseline [SUITE...]    runs them over inet_tcp, and writes test/otp/baseline
 #
 # The suites come from Debian's source package of the Erlang that is installed; what is fetched stays

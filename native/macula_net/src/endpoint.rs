@@ -20,7 +20,7 @@ use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
-use crate::mesh::{self, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
+use crate::mesh::{self, Attempts, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
 use crate::relay::{RelayConfig, RelayService};
 use crate::renewal::{self, CertificateNews};
 use crate::socket::{Counters, MeshSocket};
@@ -35,6 +35,10 @@ const SHUT_DOWN: Duration = Duration::from_millis(600);
 
 /// How often it is looked whether the links are closed.
 const CLOSED_YET: Duration = Duration::from_millis(2);
+
+/// How long the boot of a node may wait for the relays of its mesh, its own key aside: more than
+/// one far away takes, and bearable when there is none.
+const FIRST_ATTEMPTS: Duration = Duration::from_secs(3);
 
 /// How long the goodbyes of connections may take that outlive [`SHUT_DOWN`].
 const GOODBYE: Duration = Duration::from_millis(100);
@@ -243,7 +247,8 @@ impl Endpoint {
     }
 
     /// Joins a mesh: returns when a relay has taken this node, which from then on stays attached
-    /// to all of them that can be reached. A mesh joined before is left.
+    /// to all of them that can be reached; or, with `keep`, when the first attempts have failed or
+    /// take long. A mesh joined before is left.
     ///
     /// # Errors
     /// See [`JoinError`].
@@ -258,7 +263,13 @@ impl Endpoint {
             // Somebody else joined meanwhile.
             former.leave();
         }
-        let joined = mesh.wait_until_held(deadline).await;
+        let joined = if keep {
+            // Whoever goes on trying hears how the first attempts ended.
+            let soon = tokio::time::Instant::now() + FIRST_ATTEMPTS;
+            mesh.wait_until_held(Attempts::First, deadline.min(soon)).await
+        } else {
+            mesh.wait_until_held(Attempts::All, deadline).await
+        };
         if joined.is_err() && !keep {
             self.leave_mesh().await;
         }
@@ -272,6 +283,18 @@ impl Endpoint {
         if let Some(mesh) = mesh {
             let _ = tokio::time::timeout(SHUT_DOWN, self.shared.close_relayed_links()).await;
             mesh.leave();
+        }
+    }
+
+    /// The cookies in use from now on, this node's own first and then those of peers: under each
+    /// of them the mesh finds this node.
+    ///
+    /// # Errors
+    /// A key could not be made, or there are too many.
+    pub async fn use_cookies(&self, cookies: &[Cookie]) -> Result<(), String> {
+        match self.shared.mesh() {
+            Some(mesh) => mesh.use_cookies(cookies).await,
+            None => Ok(()),
         }
     }
 
@@ -373,6 +396,12 @@ impl Endpoint {
     /// Closes every connection at once, without waiting for anything to be delivered, and returns
     /// when the goodbyes are sent or `bound` has passed. For the end of the VM.
     pub async fn hang_up(&self, bound: Duration) {
+        let relayed = self.shared.relayed_links();
+        if !relayed.is_empty() {
+            // These goodbyes need the attachments, which therefore go last.
+            relayed.iter().for_each(|link| link.hang_up());
+            let _ = tokio::time::timeout(bound / 2, self.shared.relayed_sent()).await;
+        }
         self.shared.quinn.close(VarInt::from_u32(0), b"halted");
         let _ = tokio::time::timeout(bound, self.shared.quinn.wait_idle()).await;
     }
@@ -451,8 +480,17 @@ impl Shared {
         for link in links {
             link.closed().await;
         }
-        // The goodbyes still have to leave the attachments.
-        tokio::time::sleep(CLOSED_YET * 10).await;
+        self.relayed_sent().await;
+    }
+
+    /// Returns when what was given to connections through relays just now has left the
+    /// attachments.
+    async fn relayed_sent(&self) {
+        // It gets there when quinn's driver of each has had its turn, which nothing tells.
+        tokio::time::sleep(CLOSED_YET * 5).await;
+        while self.socket.tunnels.has_unsent() {
+            tokio::time::sleep(CLOSED_YET).await;
+        }
     }
 
     /// Resolves when no connection is open but those that serve the mesh.

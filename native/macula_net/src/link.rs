@@ -297,6 +297,11 @@ impl Link {
         self.state.ended(Closed::Local);
     }
 
+    /// Closes the link without waiting for anything, for the end of the VM.
+    pub(crate) fn hang_up(&self) {
+        self.state.connection.close(VarInt::from_u32(0), b"halted");
+    }
+
     /// Returns when the link's connection is closed.
     pub(crate) async fn closed(&self) {
         self.state.connection.closed().await;

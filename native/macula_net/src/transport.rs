@@ -37,7 +37,7 @@ const ACK_EVERY: u32 = 20;
 
 /// Bytes of datagrams that wait to be sent to a relay, or to a node attached to one; then the oldest
 /// go. Some 20 ms at 50 MB/s: more would be latency.
-const DATAGRAM_QUEUE: usize = 1024 * 1024;
+pub(crate) const DATAGRAM_QUEUE: usize = 1024 * 1024;
 
 /// How long a relay, or a node attached to one, may be silent, in answer to keep-alives, before it
 /// counts as gone.

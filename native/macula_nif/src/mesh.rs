@@ -5,7 +5,8 @@ use std::time::Duration;
 use macula_core::mesh::retry::Pace;
 use macula_core::relay::message::Refusal;
 use macula_net::{
-    BindError, CertificateFiles, JoinError, MeshConfig, RelayError, RelayUrl, State, TunnelInfo,
+    BindError, CertificateFiles, Cookie, JoinError, MeshConfig, RelayError, RelayUrl, State,
+    TunnelInfo,
 };
 use rustler::{Binary, Encoder, Env, Error, NifMap, NifResult, ResourceArc, Term};
 
@@ -98,6 +99,24 @@ fn mesh_leave(env: Env<'_>, endpoint: ResourceArc<EndpointResource>, id: i64) ->
         endpoint.leave_mesh().await;
         post(caller, move |env| (atoms::macula_mesh(), id, atoms::ok()).encode(env));
     });
+    atoms::ok().encode(env)
+}
+
+/// What fails shows when a node is called under such a cookie.
+#[rustler::nif]
+fn mesh_cookies<'a>(
+    env: Env<'a>,
+    endpoint: ResourceArc<EndpointResource>,
+    cookies: Vec<Binary<'a>>,
+) -> Term<'a> {
+    measured!("mesh_cookies", normal);
+    let cookies: Vec<_> = cookies.iter().map(|cookie| Cookie::new(cookie.to_vec())).collect();
+    let endpoint = endpoint.endpoint.clone();
+    if let Some(runtime) = runtime::running() {
+        runtime.spawn(async move {
+            let _ = endpoint.use_cookies(&cookies).await;
+        });
+    }
     atoms::ok().encode(env)
 }
 

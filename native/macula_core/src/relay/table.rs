@@ -22,7 +22,7 @@ use crate::mesh::packet::Packet;
 pub const TRIAL: Duration = Duration::from_millis(500);
 
 /// Tags one node may hold or be waiting for: one for each cookie it uses, and for each of its names.
-const MAX_CLAIMS: usize = 64;
+pub const MAX_CLAIMS: usize = 64;
 
 /// Entries told of a directory: what a page or a person can look through.
 const MAX_LISTED: usize = 4096;

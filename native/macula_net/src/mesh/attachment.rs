@@ -201,8 +201,10 @@ impl Attachment<'_> {
         let mut listing = Listing::default();
         loop {
             let claims = self.mesh.claims(&exporter, |tag| claimed.insert(*tag, ()).is_none());
-            for claim in claims {
-                if let Err(error) = send.write_all(&claim.encode()).await {
+            let released = claimed.extract_if(|tag, ()| !self.mesh.claims_tag(tag));
+            let released: Vec<_> = released.map(|(tag, ())| ToRelay::Release(tag)).collect();
+            for message in released.iter().chain(&claims) {
+                if let Err(error) = send.write_all(&message.encode()).await {
                     return lost(&connection, error);
                 }
             }

@@ -16,6 +16,7 @@ use macula_core::mesh::key::MeshKey;
 use macula_core::mesh::retry::Pace;
 use macula_core::mesh::seal;
 use macula_core::relay::message::{Refusal, ToRelay};
+use macula_core::relay::table::MAX_CLAIMS;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -129,6 +130,15 @@ pub enum JoinError {
     Relays(Vec<(RelayUrl, RelayError)>),
 }
 
+/// How long to hope for a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempts {
+    /// Until the first attempt at each relay has ended.
+    First,
+    /// As long as trying again could help.
+    All,
+}
+
 /// How this node stands with a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -160,6 +170,10 @@ pub(crate) struct Mesh {
     pub(crate) tunnels: Arc<Tunnels>,
     keys: MeshKeys,
     own: Mutex<Vec<Own>>,
+    /// The tags among them under the cookie that this node has now.
+    current: Mutex<Vec<Tag>>,
+    /// The base keys of the cookies in use, as told last.
+    cookies: Mutex<Vec<Zeroizing<[u8; LEN]>>>,
     relays: Mutex<Vec<RelayState>>,
     orders: Vec<mpsc::Sender<Order>>,
     tasks: Mutex<JoinSet<()>>,
@@ -275,15 +289,14 @@ impl Mesh {
             tunnels: shared.socket.tunnels.clone(),
             keys: MeshKeys::default(),
             own: Mutex::default(),
+            current: Mutex::default(),
+            cookies: Mutex::default(),
             orders,
             tasks: Mutex::default(),
             changes: watch::Sender::new(0),
             sought: Mutex::default(),
         });
-        mesh.claim_under(&cookie, &shared.mesh_name()).await.map_err(JoinError::Key)?;
-        if let Some(identity) = mesh.config.identity.clone() {
-            mesh.claim_under(&cookie, &identity).await.map_err(JoinError::Key)?;
-        }
+        mesh.use_cookies(&[cookie]).await.map_err(JoinError::Key)?;
         for (relay, inbox) in inboxes.into_iter().enumerate() {
             mesh.tasks.lock().spawn(attachment::run(mesh.clone(), relay, inbox));
         }
@@ -373,6 +386,30 @@ impl Mesh {
         Ok(Route { label: tunnel.label, mesh: self.clone(), peer, sought })
     }
 
+    /// Makes this node be found under these cookies: the first one is its own, the others are
+    /// those of peers. Under former ones it is found as well, for those who do not know yet.
+    pub(crate) async fn use_cookies(&self, cookies: &[Cookie]) -> Result<(), String> {
+        let cookies = cookies.get(..MAX_CLAIMS).unwrap_or(cookies);
+        let bases: Vec<_> = cookies.iter().map(|cookie| keys::base(cookie)).collect();
+        let former = std::mem::replace(&mut *self.cookies.lock(), bases.clone());
+        if former == bases {
+            return Ok(());
+        }
+        let shared = self.shared.upgrade().ok_or("the endpoint is closed")?;
+        let names = [Some(shared.mesh_name()), self.config.identity.clone()];
+        drop(shared);
+        for (n, cookie) in cookies.iter().enumerate() {
+            let mut tags = Vec::new();
+            for name in names.iter().flatten() {
+                tags.push(self.claim_under(cookie, name).await?.0);
+            }
+            if n == 0 {
+                *self.current.lock() = tags;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes this node claim its name under a cookie.
     async fn claim_under(
         &self,
@@ -386,6 +423,7 @@ impl Mesh {
             let mut own = self.own.lock();
             let is_new = own.iter().all(|own| own.tag != tag);
             if is_new {
+                self.make_room(&mut own)?;
                 let (name, key) = (name.to_owned(), key.clone());
                 let (held, taken) = (HashSet::new(), HashSet::new());
                 own.push(Own { tag, name, claim, key, held, taken });
@@ -398,6 +436,24 @@ impl Mesh {
             }
         }
         Ok((tag, key))
+    }
+
+    /// Releases the oldest claim when there are as many as a relay takes, but none under the own
+    /// cookie and none that a link goes by.
+    fn make_room(&self, own: &mut Vec<Own>) -> Result<(), String> {
+        if own.len() < MAX_CLAIMS {
+            return Ok(());
+        }
+        let current = self.current.lock().clone();
+        let is_idle = |own: &Own| !current.contains(&own.tag) && !self.tunnels.are_used(own.tag);
+        let idle = own.iter().position(is_idle);
+        own.remove(idle.ok_or("too many cookies are in use in the mesh at once")?);
+        Ok(())
+    }
+
+    /// Whether this node still claims a tag.
+    fn claims_tag(&self, tag: &Tag) -> bool {
+        self.own.lock().iter().any(|own| own.tag == *tag)
     }
 
     /// The claims to make on the connection with this keying material: of the tags that are new to
@@ -503,7 +559,11 @@ impl Mesh {
     }
 
     /// Returns when a relay has granted every name, or none will.
-    pub(crate) async fn wait_until_held(&self, deadline: Instant) -> Result<(), JoinError> {
+    pub(crate) async fn wait_until_held(
+        &self,
+        attempts: Attempts,
+        deadline: Instant,
+    ) -> Result<(), JoinError> {
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
@@ -513,7 +573,8 @@ impl Mesh {
             if let Some(name) = self.name_taken(&self.undecided()) {
                 return Err(JoinError::NameTaken(name));
             }
-            if self.is_hopeless() || timeout_at(deadline, changes.changed()).await.is_err() {
+            if self.is_hopeless(attempts) || timeout_at(deadline, changes.changed()).await.is_err()
+            {
                 return Err(match self.name_taken(&[]) {
                     Some(name) => JoinError::NameTaken(name),
                     None => JoinError::Relays(self.errors()),
@@ -564,9 +625,13 @@ impl Mesh {
         may.map(|(n, _)| n).collect()
     }
 
-    fn is_hopeless(&self) -> bool {
+    fn is_hopeless(&self, attempts: Attempts) -> bool {
+        let is_over = |error: &RelayError| match attempts {
+            Attempts::First => *error != RelayError::Trying,
+            Attempts::All => error.is_final(),
+        };
         let relays = self.relays.lock();
-        relays.iter().all(|relay| matches!(&relay.state, State::Down(error) if error.is_final()))
+        relays.iter().all(|relay| matches!(&relay.state, State::Down(error) if is_over(error)))
     }
 
     fn errors(&self) -> Vec<(RelayUrl, RelayError)> {

@@ -20,6 +20,7 @@ use quinn::Connection;
 use quinn::udp::Transmit;
 
 use super::inbound::Inbound;
+use crate::transport::DATAGRAM_QUEUE;
 
 /// The first half of every label: the discard prefix (RFC 6666), from which nothing ever comes.
 const PREFIX: [u16; 4] = [0x0100, 0, 0, 0];
@@ -183,6 +184,14 @@ impl Tunnels {
         self.relays.read().len()
     }
 
+    /// Whether datagrams wait at an attachment. One that nothing is heard from keeps its own.
+    pub(crate) fn has_unsent(&self) -> bool {
+        let relays = self.relays.read();
+        // quinn keeps room for the bookkeeping of one more (32 bytes) and counts it as used.
+        let empty = DATAGRAM_QUEUE - HEADER;
+        relays.values().any(|relay| relay.datagram_send_buffer_space() < empty)
+    }
+
     /// The connection to a relay that takes datagrams.
     pub(super) fn relay(&self, relay: usize) -> Option<Connection> {
         self.relays.read().get(&relay).cloned()
@@ -213,6 +222,13 @@ impl Tunnels {
         if relays.contains_key(&relay) { Some(relay) } else { relays.keys().next().copied() }
     }
 
+    /// Whether something came lately for the own tag `own`.
+    pub(super) fn are_used(&self, own: Tag) -> bool {
+        let tunnels = self.tunnels.read();
+        let mut of_tag = tunnels.by_tags.values().filter(|tunnel| tunnel.own == own);
+        of_tag.any(|tunnel| tunnel.heard.lock().elapsed() < IDLE)
+    }
+
     /// What the tunnels have carried.
     pub(crate) fn info(&self) -> Vec<TunnelInfo> {
         self.tunnels.read().by_tags.values().map(|tunnel| tunnel.info()).collect()
@@ -224,20 +240,17 @@ impl Tunnels {
             return;
         };
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        let datagrams = transmit.contents.chunks(size);
         let relays = self.relays.read();
         let heard = relays.get(&tunnel.relay.load(Relaxed));
-        let heard = heard.filter(|_| tunnel.heard.lock().elapsed() < QUIET);
-        for datagram in transmit.contents.chunks(size) {
-            let sent = match heard {
-                Some(relay) => tunnel.send(relay, datagram),
-                None => {
-                    relays.values().map(|relay| tunnel.send(relay, datagram)).max().unwrap_or(false)
-                }
-            };
-            if !sent {
-                self.counters.unsent.fetch_add(1, Relaxed);
+        let sent = match heard.filter(|_| tunnel.heard.lock().elapsed() < QUIET) {
+            Some(relay) => tunnel.send(relay, datagrams.clone()),
+            None => {
+                let sent = relays.values().map(|relay| tunnel.send(relay, datagrams.clone()));
+                sent.max().unwrap_or(0)
             }
-        }
+        };
+        self.counters.unsent.fetch_add((datagrams.len() - sent) as u64, Relaxed);
     }
 
     /// Takes what came through a relay from `peer` for the own tag `own`.
@@ -326,37 +339,50 @@ impl Tunnel {
         })
     }
 
-    /// Sends a datagram through a relay, in two halves when it is too large for the way there.
-    fn send(&self, relay: &Connection, datagram: &[u8]) -> bool {
-        let Some(room) =
-            relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD))
-        else {
-            return false;
+    /// Sends datagrams through a relay; gives how many it took.
+    fn send<'a>(&self, relay: &Connection, datagrams: impl Iterator<Item = &'a [u8]>) -> usize {
+        let room = relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD));
+        let Some(room) = room else {
+            return 0;
         };
         let mut sending = self.sending.lock();
         if sending.sealer.is_worn() {
             match sealer(&self.key, self.own, self.peer) {
                 Ok(fresh) => sending.sealer = fresh,
-                Err(_) => return false,
+                Err(_) => return 0,
             }
         }
-        let sent = if datagram.len() <= room {
-            self.send_sealed(&mut sending, relay, Kind::Whole, &[], datagram)
-        } else {
-            let Some(at) = split::split_at(datagram.len(), room.saturating_sub(NUMBER)) else {
-                return false;
-            };
-            let number = sending.number.to_be_bytes();
-            sending.number = sending.number.wrapping_add(1);
-            let (first, second) = datagram.split_at(at);
-            self.send_sealed(&mut sending, relay, Kind::First, &number, first)
-                && self.send_sealed(&mut sending, relay, Kind::Second, &number, second)
-        };
-        if sent {
-            self.bytes_out.fetch_add(datagram.len() as u64, Relaxed);
-            self.msgs_out.fetch_add(1, Relaxed);
+        let (mut sent, mut bytes) = (0, 0);
+        for datagram in datagrams {
+            if self.send_one(&mut sending, relay, room, datagram) {
+                sent += 1;
+                bytes += datagram.len();
+            }
         }
+        self.bytes_out.fetch_add(bytes as u64, Relaxed);
+        self.msgs_out.fetch_add(sent as u64, Relaxed);
         sent
+    }
+
+    /// Sends a datagram, in two halves when it is too large for the way there.
+    fn send_one(
+        &self,
+        sending: &mut Sending,
+        relay: &Connection,
+        room: usize,
+        datagram: &[u8],
+    ) -> bool {
+        if datagram.len() <= room {
+            return self.send_sealed(sending, relay, Kind::Whole, &[], datagram);
+        }
+        let Some(at) = split::split_at(datagram.len(), room.saturating_sub(NUMBER)) else {
+            return false;
+        };
+        let number = sending.number.to_be_bytes();
+        sending.number = sending.number.wrapping_add(1);
+        let (first, second) = datagram.split_at(at);
+        self.send_sealed(sending, relay, Kind::First, &number, first)
+            && self.send_sealed(sending, relay, Kind::Second, &number, second)
     }
 
     fn send_sealed(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use macula_core::mesh::claim::{TAG, Tag};
 use macula_core::relay::message::{Refusal, ToNode, ToRelay, VERSIONS};
 use macula_net::{
-    CertificateNews, Cookie, DialError, Endpoint, Incident, JoinError, MeshConfig, Node, RelayError,
-    State, TunnelInfo,
+    CertificateNews, Cookie, DialError, Endpoint, Incident, JoinError, MeshConfig, Node,
+    RelayError, State, TunnelInfo,
 };
 use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream};
