@@ -98,10 +98,14 @@ enter(Endpoint, Mesh) ->
 
 %% An answer that comes too late ends with the process that asked.
 ask(Tag, Ask, Timeout) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({answer, answer(Tag, Ask, Timeout)}) end),
+    Caller = self(),
+    {Pid, Monitor} = spawn_monitor(fun() -> Caller ! {self(), answer(Tag, Ask, Timeout)} end),
     receive
-        {'DOWN', Monitor, process, Pid, {answer, Answer}} -> Answer;
-        {'DOWN', Monitor, process, Pid, Reason} -> {error, Reason}
+        {Pid, Answer} ->
+            demonitor(Monitor, [flush]),
+            Answer;
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            {error, Reason}
     end.
 
 answer(Tag, Ask, Timeout) ->

@@ -173,7 +173,7 @@ pub(crate) struct Mesh {
     /// The tags among them under the cookie that this node has now.
     current: Mutex<Vec<Tag>>,
     /// The base keys of the cookies in use, as told last.
-    cookies: Mutex<Vec<Zeroizing<[u8; LEN]>>>,
+    cookies: Mutex<Vec<Base>>,
     relays: Mutex<Vec<RelayState>>,
     orders: Vec<mpsc::Sender<Order>>,
     tasks: Mutex<JoinSet<()>>,
@@ -207,9 +207,12 @@ struct Sought {
     told: Notify,
 }
 
+/// What a cookie comes to before it is stretched.
+type Base = Zeroizing<[u8; LEN]>;
+
 /// The keys of cookies in this realm, stretched once each.
 #[derive(Default)]
-struct MeshKeys(tokio::sync::Mutex<Vec<(Zeroizing<[u8; LEN]>, Arc<MeshKey>)>>);
+struct MeshKeys(tokio::sync::Mutex<Vec<(Base, Arc<MeshKey>)>>);
 
 /// Keys remembered: as for links (`cookies`).
 const CACHED: usize = 64;
