@@ -209,7 +209,10 @@ struct Sought {
 
 /// The keys of cookies in this realm, stretched once each.
 #[derive(Default)]
-struct MeshKeys(tokio::sync::Mutex<Vec<(Zeroizing<[u8; LEN]>, Arc<MeshKey>)>>);
+struct MeshKeys(tokio::sync::Mutex<Vec<Stretched>>);
+
+/// The base key of a cookie, and what became of it.
+type Stretched = (Zeroizing<[u8; LEN]>, Arc<MeshKey>);
 
 /// Keys remembered: as for links (`cookies`).
 const CACHED: usize = 64;
