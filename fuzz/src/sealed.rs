@@ -4,6 +4,7 @@
 //! An input is a list of deeds: seal something, in one of the sender's lives or as somebody else;
 //! or hand something over, whole, changed, cut, joined, or made up.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::LazyLock;
 
 use macula_core::keys;
@@ -25,19 +26,20 @@ const LIVES: usize = 4;
 
 struct Sealed {
     bytes: Vec<u8>,
-    /// None: not by A for B.
+    /// None: not by the sender for B.
     says: Option<(Kind, Vec<u8>)>,
     opened: bool,
 }
 
 pub fn run(input: &[u8]) {
     let mut choices = Choices(input);
-    let pairs = (0..LIVES as u8).map(|life| (A, B, [life; 6]));
+    let a = sender(input);
+    let pairs = (0..LIVES as u8).map(|life| (a, B, [life; 6]));
     // Somebody else, and what B itself sends, which comes back to it.
-    let pairs = pairs.chain([(Tag([3; TAG]), B, [0; 6]), (B, A, [0; 6])]);
+    let pairs = pairs.chain([(Tag([3; TAG]), B, [0; 6]), (B, a, [0; 6])]);
     let mut sealers: Vec<_> =
         pairs.map(|(from, to, life)| Sealer::new(&KEY, from, to, life)).collect();
-    let mut opener = Opener::new(A, B);
+    let mut opener = Opener::new(a, B);
     let mut all: Vec<Sealed> = Vec::new();
     while !choices.0.is_empty() {
         let what = choices.next();
@@ -64,6 +66,16 @@ pub fn run(input: &[u8]) {
             _ => directory(&mut choices),
         }
     }
+}
+
+/// The sender of this input alone: a fuzzer that remembers what was sealed once would else bring it
+/// along in another input, where it opens as well.
+fn sender(input: &[u8]) -> Tag {
+    let mut hasher = DefaultHasher::new();
+    input.hash(&mut hasher);
+    let mut tag = A;
+    tag.0[..8].copy_from_slice(&hasher.finish().to_be_bytes());
+    tag
 }
 
 fn hand_over(opener: &mut Opener, all: &mut [Sealed], bytes: Vec<u8>) {

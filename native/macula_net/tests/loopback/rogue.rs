@@ -317,7 +317,10 @@ impl Mischief {
         let at = self.below(self.deeds.len());
         let deed = self.deeds[at];
         *self.done.entry(deed).or_default() += 1;
-        let another = tags[self.below(tags.len())];
+        // To whom else it could go, or who else it could be of.
+        let true_one = if deed == Deed::FromAnother { from } else { to };
+        let others: Vec<_> = tags.iter().filter(|tag| **tag != true_one).collect();
+        let another = *others[self.below(others.len())];
         let mut changed = datagram.clone();
         let mut after = Duration::ZERO;
         let mut holder = to;
