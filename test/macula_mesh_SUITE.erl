@@ -342,6 +342,7 @@ huge_message(_) ->
     relay(Lab, p),
     [A, B] = joined(Lab, [a, b], #{}),
     There = name(B),
+    ?assertEqual(pong, ping(A, B)),
     Lost = macula_test_node:cast(A, fun() -> net_kernel:monitor_nodes(true), receive {nodedown, _} -> ok end end),
     ?assertEqual(256 * 1024 * 1024,
                  call(A, fun() ->
