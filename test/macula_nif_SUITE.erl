@@ -80,7 +80,11 @@ is_wrong(dial, Kind) -> Kind =/= endpoint;
 is_wrong(dial_cancel, Kind) -> Kind =/= dial;
 is_wrong(Function, Kind) ->
     [Prefix | _] = string:split(atom_to_list(Function), "_"),
-    Prefix =/= atom_to_list(Kind).
+    taken_by(Prefix) =/= atom_to_list(Kind).
+
+%% The mesh and the relay are those of an endpoint.
+taken_by(Prefix) when Prefix =:= "mesh"; Prefix =:= "relay" -> "endpoint";
+taken_by(Prefix) -> Prefix.
 
 %% The other arguments are as they should be.
 right_rest(endpoint_rename, _) -> [<<"x@y">>];
