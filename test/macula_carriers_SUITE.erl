@@ -415,10 +415,14 @@ await_mesh(Servers) ->
     Nodes = lists:sort([name(Server) || Server <- Servers]),
     [wait_until(fun() -> lists:sort([name(Server) | call(Server, erlang, nodes, [])]) =:= Nodes end) || Server <- Servers].
 
+%% What runs in the background, global above all, would connect them again, by whatever rule it meets.
 disconnect(A, B) ->
+    [ok = call(Node, application, set_env, [kernel, dist_auto_connect, never]) || Node <- [A, B]],
     true = call(A, erlang, disconnect_node, [name(B)]),
     NameA = name(A),
-    wait_until(fun() -> not lists:member(NameA, call(B, erlang, nodes, [connected])) end).
+    wait_until(fun() -> not lists:member(NameA, call(B, erlang, nodes, [connected])) end),
+    [ok = call(Node, application, unset_env, [kernel, dist_auto_connect]) || Node <- [A, B]],
+    ok.
 
 %% A call each way.
 talk(A, B) ->
