@@ -211,6 +211,11 @@ handle_info({macula_cookie, Question, Name}, #open{endpoint = Endpoint} = State)
 handle_info({macula_refused, Address, Name, Reason}, State) ->
     macula_dist_log:refused(Address, Name, Reason),
     {noreply, State};
+handle_info({macula_relay, _, Relay}, #open{handle = undefined} = State)
+  when Relay =:= draining; element(1, Relay) =:= attached ->
+    %% A tool, such as a release's rpc: scripts read its output, and want the
+    %% answer there, not how it was got.
+    {noreply, State};
 handle_info({macula_relay, Url, Relay}, State) ->
     macula_dist_log:relay(Url, Relay),
     {noreply, State};
