@@ -309,8 +309,11 @@ diagnosed(_) ->
     There = diagnose(A, B),
     ?assertEqual([], [Stage || {Stage, failed, _} <- There]),
     ?assertMatch({handshake, ok, _}, lists:keyfind(handshake, 1, There)),
-    {_, ok, #{text := Text, path := relay}} = lists:keyfind(port, 1, diagnose(A, B)),
-    ?assertEqual(<<"connected, through ", ?URL/binary>>, Text),
+    Through = <<"connected, through ", ?URL/binary>>,
+    wait_until(fun() ->
+                       {_, ok, #{text := Text}} = lists:keyfind(port, 1, diagnose(A, B)),
+                       Text =:= Through
+               end),
     true = call(A, erlang, disconnect_node, [name(B)]),
     macula_test_node:kill(Relay),
     wait_until(fun() -> [] =:= [Url || {Url, {attached, _}} <- call(A, macula, relays, [])] end),
