@@ -119,6 +119,7 @@ stop_relay() ->
 -spec relay_stats() -> undefined | #{atom() => non_neg_integer()}.
 relay_stats() ->
     macula_relay:stats().
+
 %% @doc Says anew which of this VM's carriers dials which nodes, where it has
 %% several (`-proto_dist inet_tcp macula'): `[{"*@*.paris.example.org", inet_tcp}]'.
 %% The first pattern that matches decides, and what none matches is macula's. It

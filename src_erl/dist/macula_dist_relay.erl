@@ -27,10 +27,8 @@ is_relay_mode() ->
 get_tunnel_metrics() ->
     case macula_dist_endpoint:opened() of
         {ok, Endpoint} ->
-            [{hex(Id), Metrics} || {Id, Metrics} <- macula_nif:mesh_tunnels(Endpoint)];
+            [{binary:encode_hex(Id), Metrics}
+             || {Id, Metrics} <- macula_nif:mesh_tunnels(Endpoint)];
         {error, _} ->
             []
     end.
-
-hex(Bytes) ->
-    << <<(integer_to_binary(Half, 16))/binary>> || <<Half:4>> <= Bytes >>.

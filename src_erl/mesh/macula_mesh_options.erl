@@ -39,7 +39,7 @@
 -define(DEFAULT_INTERVAL, 2_000).
 -define(DEFAULT_ATTEMPTS, 15).
 -define(MAX_RELAYS, 64).
--define(MAX_REALM, 255).
+-define(MAX_NAME, 255).
 -define(MAX_TOKEN, 1024).
 
 %% @doc The options of join_mesh, checked and completed.
@@ -144,16 +144,14 @@ certificate(#{keyfile := _}) ->
 certificate(_) ->
     undefined.
 
-realm(Key, Given) ->
-    case text(Key, realm, Given) of
-        Realm when Realm =/= <<>>, byte_size(Realm) =< ?MAX_REALM -> Realm;
-        _ -> bad(Key, realm, Given)
-    end.
+realm(Key, Given) -> name(Key, realm, Given).
 
-identity(Key, Given) ->
-    case text(Key, identity, Given) of
-        Name when Name =/= <<>>, byte_size(Name) =< ?MAX_REALM -> Name;
-        _ -> bad(Key, identity, Given)
+identity(Key, Given) -> name(Key, identity, Given).
+
+name(Key, Expected, Given) ->
+    case text(Key, Expected, Given) of
+        Name when Name =/= <<>>, byte_size(Name) =< ?MAX_NAME -> Name;
+        _ -> bad(Key, Expected, Given)
     end.
 
 realms(_, Realms) when is_map(Realms), map_size(Realms) > 0 ->

@@ -117,6 +117,16 @@ relx_node() {
     start "$1.log" env RELX_OUT_FILE_PATH="$work/out.$1" SHOP_NODE="$1" ${2:+SHOP_PEER="$2"} "$rel/bin/shop" foreground
 }
 
+# relx_pair: node_b, and node_a, which calls it.
+relx_pair() {
+    relx_node "$node_b"
+    pid_b=$pid
+    wait_for "$node_b.log" 'is up, code loading is embedded' 60 "$pid_b"
+    relx_node "$node_a" "$node_b"
+    pid_a=$pid
+    wait_for "$node_a.log" 'shop: ping pong' 60 "$pid_a"
+}
+
 relx_commands_running() {
     expect 0 out pong "$rel/bin/shop" ping
     expect 0 out "$is_number" "$rel/bin/shop" pid
@@ -161,12 +171,7 @@ relx() {
     SHOP_COOKIE=$cookie SHOP_NODE=$node_a MACULA_COOKIE=$cookie PIPE_DIR="$work/pipes/" RUNNER_LOG_DIR="$work/log"
     export SHOP_COOKIE SHOP_NODE MACULA_COOKIE PIPE_DIR RUNNER_LOG_DIR
 
-    relx_node "$node_b"
-    pid_b=$pid
-    wait_for "$node_b.log" 'is up, code loading is embedded' 60 "$pid_b"
-    relx_node "$node_a" "$node_b"
-    pid_a=$pid
-    wait_for "$node_a.log" 'shop: ping pong' 60 "$pid_a"
+    relx_pair
     wait_for "$node_a.log" 'shop: call embedded' 60 "$pid_a"
     stop "$pid_a" 30 "$node_a.log"
     wait "$pid_a" || fail "status $? after SIGTERM" "$node_a.log"
@@ -196,12 +201,7 @@ relx() {
 
     relay
     state=relayed
-    relx_node "$node_b"
-    pid_b=$pid
-    wait_for "$node_b.log" 'is up, code loading is embedded' 60 "$pid_b"
-    relx_node "$node_a" "$node_b"
-    pid_a=$pid
-    wait_for "$node_a.log" 'shop: ping pong' 60 "$pid_a"
+    relx_pair
     expect 0 out '*path => relay*' "$rel/bin/macula_call" "$node_a" macula links
     expect 0 out 3 "$rel/bin/shop" rpc lists sum '[[1,2]]'
     shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
