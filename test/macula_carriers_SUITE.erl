@@ -352,9 +352,10 @@ is_gone(Pid) ->
     not erpc:call(node(Pid), erlang, is_process_alive, [Pid]).
 
 %% The lock can be set by several processes with one requester id, and is held until the last is
-%% gone.
+%% gone. It is asked for until it is got: on a node that is back, and does not know the lock yet, a
+%% watcher may hold it for the moment until the other nodes refuse it.
 keeper(Former) ->
-    true = global:set_lock(?LOCK, [node() | nodes()], 0),
+    true = global:set_lock(?LOCK, [node() | nodes()]),
     yes = take_name(Former),
     _ = is_pid(Former) andalso (Former ! handed_over),
     receive handed_over -> ok end.
