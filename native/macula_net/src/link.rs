@@ -41,8 +41,6 @@ pub enum Closed {
     Unreachable,
     /// The peer started again; this link was to its former life.
     Replaced,
-    /// The peer broke the protocol.
-    Protocol(String),
     /// The connection failed.
     Lost(String),
 }

@@ -151,9 +151,7 @@ impl<I: Inbox> Frames<I> {
             // A part of a large frame is a sign of life too.
             self.link.counters.life_in.fetch_add(1, Relaxed);
             let mut input = &chunk[..];
-            while let Some(piece) = self.reader.next(&mut input).map_err(|error| {
-                Closed::Protocol(format!("a frame of {} bytes was announced", error.0))
-            })? {
+            while let Some(piece) = self.reader.next(&mut input) {
                 self.piece(piece, &mut batch);
                 if batch.bytes >= BATCH {
                     self.deliver(&mut batch).await?;

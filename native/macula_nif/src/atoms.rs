@@ -90,7 +90,6 @@ rustler::atoms! {
     peer_closed,
     unreachable,
     replaced,
-    protocol_error,
     connection_lost,
     // Keys of the maps handed out.
     node,

@@ -19,7 +19,7 @@ const SHARE_FROM: usize = 4096;
 /// The frames of `list`, `[{Size, iovec()}]`, as chunks, and how many they are.
 ///
 /// # Errors
-/// Not such a list, a wrong size, or a frame no peer would take.
+/// Not such a list, or a wrong size; a frame of 4 GiB or more, for which the format has no room.
 pub(crate) fn frames(list: Term<'_>) -> NifResult<(Vec<Bytes>, u64)> {
     let mut out = Output::default();
     let mut count = 0;

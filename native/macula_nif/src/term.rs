@@ -172,9 +172,6 @@ pub(crate) fn closed<'a>(env: Env<'a>, reason: &Closed) -> Term<'a> {
         Closed::Peer => atoms::peer_closed().encode(env),
         Closed::Replaced => atoms::replaced().encode(env),
         Closed::Unreachable => atoms::unreachable().encode(env),
-        Closed::Protocol(text) => {
-            (atoms::protocol_error(), binary(env, text.as_bytes())).encode(env)
-        }
         Closed::Lost(text) => (atoms::connection_lost(), binary(env, text.as_bytes())).encode(env),
     }
 }

@@ -1,22 +1,14 @@
 //! Distribution frames on a stream: a 4-byte big-endian length, then that many bytes.
 //!
-//! A frame of length 0 is a tick (erl_dist_protocol, "Protocol between connected nodes").
-
-/// Largest frame accepted, in bytes.
-///
-/// The emulator cuts messages into fragments of 64 KiB, so real frames stay near that; the bound
-/// leaves room for a control part of any size seen and still keeps one hostile length from
-/// reserving the machine's memory.
-pub const MAX_FRAME: usize = 64 * 1024 * 1024;
+//! A frame of length 0 is a tick (erl_dist_protocol, "Protocol between connected nodes"). The emulator
+//! cuts messages into fragments of 64 KiB, but for those that it took before the nodes were
+//! connected: these come whole, whatever their size. Only peers that proved the cookie send frames.
 
 /// Length of a frame's header.
 pub const HEADER: usize = 4;
 
-/// The header of a frame of `len` bytes, or none when no peer would take it.
+/// The header of a frame of `len` bytes; none when it has no room for that, from 4 GiB on.
 pub fn header(len: usize) -> Option<[u8; HEADER]> {
-    if len > MAX_FRAME {
-        return None;
-    }
     u32::try_from(len).ok().map(u32::to_be_bytes)
 }
 
@@ -33,13 +25,6 @@ pub enum Piece<'a> {
     Tick,
 }
 
-/// A frame longer than [`MAX_FRAME`] was announced.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TooLarge(
-    /// The length announced.
-    pub usize,
-);
-
 /// Cuts a stream of bytes, in chunks of any size, into frames without storing them.
 #[derive(Debug, Default)]
 pub struct FrameReader {
@@ -51,16 +36,13 @@ pub struct FrameReader {
 
 impl FrameReader {
     /// The next piece, taken off the front of `input`; none when `input` is used up.
-    ///
-    /// # Errors
-    /// [`TooLarge`]: the stream cannot be read on.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Piece<'a>>, TooLarge> {
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
         match self.missing {
             Some(0) => {
                 self.missing = None;
-                Ok(Some(Piece::End))
+                Some(Piece::End)
             }
-            Some(missing) => Ok(self.body(missing, input)),
+            Some(missing) => self.body(missing, input),
             None => self.start(input),
         }
     }
@@ -75,22 +57,21 @@ impl FrameReader {
         Some(Piece::Body(body))
     }
 
-    fn start<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Piece<'a>>, TooLarge> {
+    fn start<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
         let wanted = (HEADER - self.header_len).min(input.len());
         let (bytes, rest) = input.split_at(wanted);
         self.header[self.header_len..self.header_len + wanted].copy_from_slice(bytes);
         self.header_len += wanted;
         *input = rest;
         if self.header_len < HEADER {
-            return Ok(None);
+            return None;
         }
         self.header_len = 0;
         match u32::from_be_bytes(self.header) as usize {
-            0 => Ok(Some(Piece::Tick)),
-            len if len > MAX_FRAME => Err(TooLarge(len)),
+            0 => Some(Piece::Tick),
             len => {
                 self.missing = Some(len);
-                Ok(Some(Piece::Start(len)))
+                Some(Piece::Start(len))
             }
         }
     }
@@ -102,13 +83,13 @@ mod tests {
     use proptest::prelude::*;
 
     /// Frames read from `chunks`, an empty one for each tick.
-    fn read(chunks: &[&[u8]]) -> Result<Vec<Vec<u8>>, TooLarge> {
+    fn read(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
         let mut reader = FrameReader::default();
         let mut frames = Vec::new();
         let mut frame = Vec::new();
         for chunk in chunks {
             let mut input = *chunk;
-            while let Some(piece) = reader.next(&mut input)? {
+            while let Some(piece) = reader.next(&mut input) {
                 match piece {
                     Piece::Start(len) => frame.reserve(len),
                     Piece::Body(bytes) => frame.extend_from_slice(bytes),
@@ -117,14 +98,16 @@ mod tests {
                 }
             }
         }
-        Ok(frames)
+        frames
     }
 
     #[test]
-    fn refuses_a_frame_beyond_the_limit() {
-        let too_large = MAX_FRAME + 1;
-        assert_eq!(read(&[&(too_large as u32).to_be_bytes()]), Err(TooLarge(too_large)));
-        assert_eq!(header(too_large), None);
+    fn a_header_holds_less_than_4_gib() {
+        let most = u32::MAX as usize;
+        assert_eq!(header(most), Some([0xff; HEADER]));
+        assert_eq!(header(most + 1), None);
+        let mut input = &[0xff; HEADER][..];
+        assert_eq!(FrameReader::default().next(&mut input), Some(Piece::Start(most)));
     }
 
     proptest! {
@@ -142,7 +125,7 @@ mod tests {
             // The end of a frame is reported with the bytes that follow it, or with none.
             let mut chunks: Vec<&[u8]> = wire.chunks(cut).collect();
             chunks.push(&[]);
-            prop_assert_eq!(read(&chunks).unwrap(), frames);
+            prop_assert_eq!(read(&chunks), frames);
         }
     }
 }

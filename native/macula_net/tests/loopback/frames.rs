@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use macula_core::dist::credit::{RECEIVE_WINDOW, SEND_HIGH};
-use macula_core::dist::frame::MAX_FRAME;
 use macula_net::{Closed, DialRequest, SUITE, SendState};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -211,18 +210,6 @@ async fn too_much_credit_opens_the_window_no_further() {
         owed += bytes;
     }
     assert!(owed <= RECEIVE_WINDOW, "{owed} bytes were handed over");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frame_beyond_the_limit_ends_the_link_on_both_sides() {
-    let (_a, _b, to_b, to_a) = pair().await;
-    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
-    to_b.link.send([framed(b"fine")], 1);
-    let len = (MAX_FRAME + 1) as u32;
-    to_b.link.send([Bytes::copy_from_slice(&len.to_be_bytes())], 1);
-    let (_, reason) = at_b.rest().await;
-    assert!(matches!(reason, Closed::Protocol(_)), "{reason:?}");
-    assert_eq!(at_a.rest().await, (vec![], Closed::Peer));
 }
 
 /// Frames of any sizes, cut into sends in any way, come out as they went in.
