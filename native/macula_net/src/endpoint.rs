@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use macula_core::hello::{BootId, Local, Peer, Refusal};
 use macula_core::keys::{self, CookieKey};
+use macula_core::path::select::Path;
 use parking_lot::{Mutex, RwLock};
 use quinn::VarInt;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,7 +28,7 @@ use crate::socket::{Counters, MeshSocket};
 use crate::stand_in::{self, WellKnown};
 use crate::tls::{Tls, TlsFailure};
 use crate::unreachable::Reports;
-use crate::{restart, transport};
+use crate::{paths, restart, transport};
 
 /// How long links may take to deliver what was sent when their endpoint closes. OTP gives all of
 /// distribution one second to stop; what takes longer is killed, and would keep name and port.
@@ -183,6 +184,7 @@ impl Endpoint {
         let (accepted, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(accept::run(shared.clone(), shared.quinn.clone(), Door::Own(accepted)));
         tokio::spawn(cookies::prepare(shared.clone()));
+        tokio::spawn(paths::watch(Arc::downgrade(&shared)));
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
         if config.certificates != CertificateFiles::default() {
@@ -240,7 +242,10 @@ impl Endpoint {
     pub fn links(&self) -> Vec<LinkInfo> {
         let mesh = self.shared.mesh();
         let info = |link: &Arc<Link>| {
-            let relay = mesh.as_ref().and_then(|mesh| mesh.relay_of(&link.label()));
+            let relay = match (link.path(), &mesh) {
+                (Path::Relay(relay), Some(mesh)) => mesh.url_of(relay),
+                _ => None,
+            };
             Some(LinkInfo { relay, ..link.info()? })
         };
         self.shared.open_links().iter().filter_map(info).collect()
@@ -262,6 +267,9 @@ impl Endpoint {
         if let Some(former) = former {
             // Somebody else joined meanwhile.
             former.leave();
+        }
+        for link in self.shared.open_links() {
+            tokio::spawn(mesh.clone().attach_tunnel(link));
         }
         let joined = if keep {
             // Whoever goes on trying hears how the first attempts ended.
@@ -341,16 +349,6 @@ impl Endpoint {
     /// Counts of what the relay here did; none: it is no relay.
     pub fn relay_counters(&self) -> Option<Vec<(&'static str, u64)>> {
         Some(self.shared.relay()?.figures())
-    }
-
-    /// Sends the datagrams of the peer first known at `label` along `path` from now on.
-    pub fn attach_path(&self, label: SocketAddr, path: SocketAddr) {
-        self.shared.socket.attach(label, path);
-    }
-
-    /// Lets the datagrams of `label` go there again.
-    pub fn detach_path(&self, label: SocketAddr) {
-        self.shared.socket.detach(label);
     }
 
     /// Counts of what the port received and refused.
@@ -442,7 +440,7 @@ impl Shared {
         if !name.is_empty() {
             return name;
         }
-        self.boot_id.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.boot_id)
     }
 
     /// The mesh that is joined.
@@ -470,7 +468,7 @@ impl Shared {
 
     fn relayed_links(&self) -> Vec<Arc<Link>> {
         let links = self.open_links().into_iter();
-        links.filter(|link| mesh::is_label(&link.label())).collect()
+        links.filter(|link| link.is_relayed()).collect()
     }
 
     /// Closes the links that go through relays, and returns when their goodbyes are said.
@@ -596,10 +594,18 @@ impl Shared {
         if !link.peer().name.is_empty() {
             tokio::spawn(restart::watch(Arc::downgrade(self), Arc::downgrade(&link)));
         }
+        if let Some(mesh) = self.mesh() {
+            tokio::spawn(mesh.attach_tunnel(link.clone()));
+        }
         link
     }
 
-    fn open_links(&self) -> Vec<Arc<Link>> {
+    /// Finds out for every link whether what was sent arrives.
+    pub(crate) fn look_at_links(&self) {
+        self.open_links().iter().for_each(|link| link.look());
+    }
+
+    pub(crate) fn open_links(&self) -> Vec<Arc<Link>> {
         self.links.lock().values().filter_map(Weak::upgrade).collect()
     }
 }
@@ -611,6 +617,11 @@ impl From<TlsFailure> for BindError {
             TlsFailure::Other(error) => failed(error),
         }
     }
+}
+
+/// Bytes as people write them.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn failed(error: impl std::fmt::Display) -> BindError {

@@ -9,6 +9,7 @@
 mod accept;
 mod answers;
 mod certificate;
+mod congestion;
 mod cookies;
 mod dial;
 mod endpoint;
@@ -18,6 +19,7 @@ mod identity;
 mod link;
 mod marker;
 mod mesh;
+mod paths;
 mod queue;
 mod reader;
 mod relay;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use macula_core::admission;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::congestion::PathCubicConfig;
 use crate::identity::Identity;
 use crate::tls::Tls;
 
@@ -127,6 +128,7 @@ pub fn parameters(streams: u32) -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(STRANGER_WINDOW.into())
         .send_window(SEND_WINDOW)
+        .congestion_controller_factory(Arc::new(PathCubicConfig::default()))
         .ack_frequency_config(Some(acks));
     transport
 }

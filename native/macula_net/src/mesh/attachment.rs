@@ -9,7 +9,8 @@ use std::time::Duration;
 use macula_core::keys;
 use macula_core::mesh::claim::Tag;
 use macula_core::mesh::packet::Packet;
-use macula_core::mesh::retry::Retry;
+use macula_core::mesh::retry::{self, Retry};
+use macula_core::path::silence::Silence;
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay, VERSIONS};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
@@ -35,6 +36,9 @@ const ADDRESS: Duration = Duration::from_millis(1500);
 /// How long the last words of a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether what was sent is acknowledged.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// A directory: tags, and the sealed names of those who hold them.
 pub(super) type Entries = Vec<(Tag, Arc<[u8]>)>;
 
@@ -49,13 +53,35 @@ pub(super) enum Order {
 /// Attaches to the relay with this number, again and again.
 pub(super) async fn run(mesh: Arc<Mesh>, relay: usize, mut orders: mpsc::Receiver<Order>) {
     let mut retry = Retry::default();
+    let attachment = Attachment { mesh: &mesh, relay };
+    let mut next = None;
     loop {
-        let mut attachment = Attachment { mesh: &mesh, relay, retry: &mut retry };
-        let error = attachment.live(&mut orders).await;
-        mesh.tunnels.relay_down(relay);
+        let began = Instant::now();
+        let attached = match next.take() {
+            Some(attached) => Ok(attached),
+            None => attachment.attempt(ATTACH).await,
+        };
+        let error = match attached {
+            Ok(attached) => match attachment.live(attached, &mut orders).await {
+                Ended::Replaced(other) => {
+                    next = Some(other);
+                    continue;
+                }
+                Ended::Lost(error) => {
+                    // One that lets the node in and out again is not to be tried without a pause.
+                    if began.elapsed() >= mesh.config.pace.interval {
+                        retry.succeeded();
+                    }
+                    error
+                }
+            },
+            Err(error) => error,
+        };
+        mesh.relay_down(relay);
         mesh.set_state(relay, State::Down(error));
         let pause = retry.pause(mesh.config.pace, random(), mesh.has_links());
-        let over = Instant::now() + pause;
+        // The time of an attempt that nothing came of counts.
+        let over = (began + pause).max(Instant::now() + retry::jitter(random()));
         // Nobody waits for an answer from a relay that is away.
         while let Ok(order) = timeout_at(over, orders.recv()).await {
             if order.is_none() {
@@ -75,42 +101,64 @@ fn random() -> u32 {
 struct Attachment<'a> {
     mesh: &'a Arc<Mesh>,
     relay: usize,
-    retry: &'a mut Retry,
+}
+
+/// A relay has taken this node.
+struct Attached {
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+    observed: SocketAddr,
+}
+
+/// How an attachment ends.
+enum Ended {
+    /// There is another one to the same relay, in its place.
+    Replaced(Attached),
+    /// For this reason.
+    Lost(RelayError),
 }
 
 impl Attachment<'_> {
-    /// Attaches and serves the attachment until it ends; gives the reason.
-    async fn live(&mut self, orders: &mut mpsc::Receiver<Order>) -> RelayError {
+    async fn attempt(&self, limit: Duration) -> Result<Attached, RelayError> {
         let Some(shared) = self.mesh.shared.upgrade() else {
-            return RelayError::Lost("the endpoint is closed".into());
+            return Err(RelayError::Lost("the endpoint is closed".into()));
         };
-        let attached = timeout(ATTACH, self.attach(&shared)).await;
-        drop(shared);
-        let (connection, send, receive, observed) = match attached {
-            Ok(Ok(attached)) => attached,
-            Ok(Err(error)) => return error,
-            Err(_) => return RelayError::Timeout,
-        };
-        let began = Instant::now();
+        timeout(limit, self.attach(&shared)).await.unwrap_or(Err(RelayError::Timeout))
+    }
+
+    /// Serves an attachment until it ends.
+    async fn live(&self, attached: Attached, orders: &mut mpsc::Receiver<Order>) -> Ended {
+        let Attached { connection, send, receive, observed } = attached;
+        self.mesh.relay_up(self.relay, connection.clone());
         self.mesh.set_state(self.relay, State::Attached { observed });
-        self.mesh.tunnels.relay_up(self.relay, connection.clone());
         let datagrams = pass_datagrams(self.mesh.clone(), self.relay, connection.clone());
         let ended = tokio::select! {
-            error = self.converse(send, receive, orders) => error,
-            error = datagrams => error,
+            error = self.converse(&connection, send, receive, orders) => Ended::Lost(error),
+            error = datagrams => Ended::Lost(error),
+            other = self.replace(&connection) => Ended::Replaced(other),
         };
         connection.close(0u32.into(), b"left");
-        // A relay that lets the node in and out again is not to be tried without a pause.
-        if began.elapsed() >= self.mesh.config.pace.interval {
-            self.retry.succeeded();
-        }
         ended
     }
 
-    async fn attach(
-        &self,
-        shared: &Arc<Shared>,
-    ) -> Result<(Connection, SendStream, RecvStream, SocketAddr), RelayError> {
+    /// Resolves when nothing is acknowledged any more, but the relay answers on a connection of its
+    /// own: this node's address has changed, as the relay sees it, or the relay has started anew.
+    async fn replace(&self, connection: &Connection) -> Attached {
+        let (began, mut silence) = (Instant::now(), Silence::default());
+        loop {
+            sleep(LOOK).await;
+            let stats = connection.stats();
+            let sent = stats.frame_tx.datagram + stats.frame_tx.stream + stats.frame_tx.ping;
+            if silence.look(began.elapsed(), sent, stats.frame_rx.acks)
+                && let Ok(attached) = self.attempt(ALONE).await
+            {
+                return attached;
+            }
+        }
+    }
+
+    async fn attach(&self, shared: &Arc<Shared>) -> Result<Attached, RelayError> {
         let url = &self.mesh.config.relays[self.relay];
         let connection = self.connect(shared, url).await?;
         self.judge(&connection, url)?;
@@ -130,7 +178,9 @@ impl Attachment<'_> {
         let attach = ToRelay::Attach { version, features: 0, realm, token };
         send.write_all(&attach.encode()).await.map_err(|error| lost(&connection, error))?;
         match read(&connection, &mut receive).await? {
-            Some(ToNode::Attached { observed, .. }) => Ok((connection, send, receive, observed)),
+            Some(ToNode::Attached { observed, .. }) => {
+                Ok(Attached { connection, send, receive, observed })
+            }
             Some(ToNode::Refused(refusal)) => Err(RelayError::Refused(refusal)),
             _ => Err(RelayError::NotARelay("its answer cannot be read".into())),
         }
@@ -183,13 +233,11 @@ impl Attachment<'_> {
     /// Claims the node's tags and answers the relay and the node, until the attachment ends.
     async fn converse(
         &self,
+        connection: &Connection,
         mut send: SendStream,
         receive: RecvStream,
         orders: &mut mpsc::Receiver<Order>,
     ) -> RelayError {
-        let Some(connection) = self.mesh.tunnels.relay(self.relay) else {
-            return RelayError::Timeout;
-        };
         let mut exporter = [0; keys::LEN];
         if connection.export_keying_material(&mut exporter, relay::EXPORTER, b"").is_err() {
             return RelayError::Lost("TLS gave no keying material".into());
@@ -205,7 +253,7 @@ impl Attachment<'_> {
             let released: Vec<_> = released.map(|(tag, ())| ToRelay::Release(tag)).collect();
             for message in released.iter().chain(&claims) {
                 if let Err(error) = send.write_all(&message.encode()).await {
-                    return lost(&connection, error);
+                    return lost(connection, error);
                 }
             }
             let answer = tokio::select! {
@@ -224,7 +272,7 @@ impl Attachment<'_> {
             if let Some(answer) = answer
                 && let Err(error) = send.write_all(&answer.encode()).await
             {
-                return lost(&connection, error);
+                return lost(connection, error);
             }
         }
     }
@@ -237,7 +285,7 @@ impl Attachment<'_> {
             ToNode::Entry { tag, sealed } => listing.add(tag, sealed),
             ToNode::Listed => listing.finish(),
             ToNode::Slowed => self.mesh.tunnels.slowed(),
-            ToNode::Restarting => self.mesh.set_state(self.relay, State::Draining),
+            ToNode::Restarting => self.mesh.draining(self.relay),
             ToNode::Pong(_) | ToNode::Offer { .. } | ToNode::Attached { .. } => {}
             ToNode::Refused(_) => {}
         }

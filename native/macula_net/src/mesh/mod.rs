@@ -15,9 +15,11 @@ use macula_core::mesh::claim::{ClaimKey, Tag};
 use macula_core::mesh::key::MeshKey;
 use macula_core::mesh::retry::Pace;
 use macula_core::mesh::seal;
+use macula_core::path::select::Path;
 use macula_core::relay::message::{Refusal, ToRelay};
 use macula_core::relay::table::MAX_CLAIMS;
 use parking_lot::Mutex;
+use quinn::Connection;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -25,7 +27,8 @@ use zeroize::Zeroizing;
 
 use crate::certificate::{CertificateFault, CertificateFiles};
 use crate::cookies::Cookie;
-use crate::endpoint::{BindError, Shared};
+use crate::endpoint::{BindError, Shared, hex};
+use crate::link::Link;
 use crate::tls::Tls;
 use attachment::Order;
 
@@ -326,7 +329,7 @@ impl Mesh {
     /// Leaves the mesh: the links through it end.
     pub(crate) fn leave(&self) {
         self.tasks.lock().abort_all();
-        self.tunnels.hang_up();
+                self.tunnels.hang_up();
     }
 
     /// How this node stands with each relay.
@@ -337,10 +340,43 @@ impl Mesh {
             .collect()
     }
 
-    /// The relay that the datagrams of a label go through.
-    pub(crate) fn relay_of(&self, label: &SocketAddr) -> Option<String> {
-        let relay = self.tunnels.relay_of(label)?;
+    /// The relay with this number.
+    pub(crate) fn url_of(&self, relay: usize) -> Option<String> {
         Some(self.config.relays.get(relay)?.text.clone())
+    }
+
+    /// Lets a link that is straight take the relays when it has to.
+    pub(crate) async fn attach_tunnel(self: Arc<Self>, link: Arc<Link>) {
+        let Some(shared) = self.shared.upgrade().filter(|_| !is_label(&link.label())) else {
+            return;
+        };
+        let (peer, own) = (link.peer(), shared.mesh_name());
+        // One that was yet to be named is in the mesh under its boot id.
+        let name = if peer.name.is_empty() { hex(&peer.boot_id) } else { peer.name.clone() };
+        let Ok(cookie) = shared.node.cookie(&peer.name).await else {
+            return;
+        };
+        drop(shared);
+        // Without a tunnel the link is what it was: a straight one.
+        if let Ok((own, key)) = self.claim_under(&cookie, &own).await
+            && let Ok(tunnel) = self.tunnels.between(own, key.tag(&name), &key)
+        {
+            link.attach_tunnel(tunnel.label);
+        }
+    }
+
+    /// The relay with this number takes datagrams from now on.
+    fn relay_up(&self, relay: usize, connection: Connection) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.relay_up(relay, connection);
+        }
+    }
+
+    /// It does not any more.
+    fn relay_down(&self, relay: usize) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.relay_down(relay);
+        }
     }
 
     /// The names in the realm's directory that this node can read.
@@ -479,7 +515,12 @@ impl Mesh {
     fn received(&self, relay: usize, to: Tag, from: Tag, sealed: &[u8]) {
         let key = self.own.lock().iter().find(|own| own.tag == to).map(|own| own.key.clone());
         match key {
-            Some(key) => self.tunnels.received(relay, (to, from), &key, sealed),
+            Some(key) => {
+                let control = self.tunnels.received(relay, (to, from), &key, sealed);
+                if let (Some(control), Some(shared)) = (control, self.shared.upgrade()) {
+                    shared.socket.control(Path::Relay(relay), &control);
+                }
+            }
             None => self.tunnels.misdirected(),
         }
     }
@@ -497,6 +538,18 @@ impl Mesh {
             own.taken.remove(&relay);
             own.held.insert(relay);
         });
+        // Before, it would not have taken anything from this node.
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.offer_relay(relay);
+        }
+    }
+
+    /// A relay is about to go: links turn to others, if there are any.
+    fn draining(&self, relay: usize) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.spare_relay(relay);
+        }
+        self.set_state(relay, State::Draining);
     }
 
     fn taken(&self, relay: usize, tag: Tag) {
