@@ -21,7 +21,7 @@ use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
-use crate::mesh::{self, Attempts, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
+use crate::mesh::{Attempts, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
 use crate::relay::{RelayConfig, RelayService};
 use crate::renewal::{self, CertificateNews};
 use crate::socket::{Counters, MeshSocket};

@@ -194,11 +194,6 @@ impl Tunnels {
         relays.values().any(|relay| relay.datagram_send_buffer_space() < empty)
     }
 
-    /// The connection to a relay that takes datagrams.
-    pub(super) fn relay(&self, relay: usize) -> Option<Connection> {
-        self.relays.read().get(&relay).cloned()
-    }
-
     /// The numbers of the relays that take datagrams.
     pub(crate) fn relays_up(&self) -> Vec<usize> {
         self.relays.read().keys().copied().collect()

@@ -176,6 +176,26 @@ async fn two_relays_are_better_than_one() {
     }
 }
 
+/// A straight link goes through the relay when its path is cut, and straight again when that heals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_straight_link_falls_back_to_the_relay() {
+    let (relay, a, b) = (relay(), open("a"), open("b"));
+    join(&a, &[&relay]).await;
+    join(&b, &[&relay]).await;
+    let straight = Forwarder::new(b.address(), Duration::ZERO).await;
+    let (mut to_b, mut to_a) = connect(&a, &b, straight.front).await;
+    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    for cut in [false, true, false, true, false] {
+        straight.turn((!cut).then_some(b.address()));
+        to_b.send([framed(b"there")]).await;
+        assert_eq!(at_b.frames(1).await, [b"there".to_vec()]);
+        to_a.send([framed(b"back")]).await;
+        assert_eq!(at_a.frames(1).await, [b"back".to_vec()]);
+        let relayed = |node: &Endpoint| node.links()[0].relay.is_some();
+        until("both to agree", || relayed(&a) == cut && relayed(&b) == cut).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_directory_tells_names_to_those_who_share_the_cookie() {
     let (relay, a, b, c) = (relay(), open("a"), open("b"), open_as("c", Knows(b"another")));
