@@ -442,9 +442,10 @@ async fn write(state: Arc<LinkState>, mut stream: quinn::SendStream) {
     state.connection.close(VarInt::from_u32(0), b"closed");
 }
 
-/// Forgets the paths of a link once its connection is closed: its last words need them.
+/// Forgets the paths of a link once its connection is closed, and its last words are said.
 async fn leave(state: Arc<LinkState>, socket: Arc<MeshSocket>, paths: Arc<LinkPaths>) {
     state.connection.closed().await;
+    socket.paths.release(&paths);
     sleep(DRAIN).await;
     socket.paths.remove(&paths);
 }

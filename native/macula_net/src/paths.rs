@@ -163,14 +163,26 @@ impl Paths {
         }
     }
 
-    /// Forgets a link that has ended.
-    pub(crate) fn remove(&self, link: &LinkPaths) {
+    /// A link has ended: what comes from its peer is another link's now, if there is one. Its own
+    /// last words still go their way.
+    pub(crate) fn release(&self, link: &LinkPaths) {
         self.links.write().remove(&link.link);
+        self.sources.write().retain(link.label, |_| false);
+        if let Some(tunnel) = link.tunnel() {
+            let of_tunnel = |other: &&Arc<LinkPaths>| other.tunnel() == Some(tunnel);
+            if let Some(other) = self.all().iter().find(of_tunnel) {
+                self.alias(tunnel, other);
+            }
+        }
+    }
+
+    /// Forgets a link.
+    pub(crate) fn remove(&self, link: &LinkPaths) {
+        self.release(link);
         let mut labels = self.labels.write();
         // Another link may have the label by now.
         if labels.get(&link.label).is_some_and(|known| known.link == link.link) {
             labels.remove(&link.label);
-            self.sources.write().retain(link.label, |_| false);
         }
     }
 }

@@ -39,6 +39,10 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often it is looked whether what was sent is acknowledged.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How long an attempt may take beside an attachment on which nothing is acknowledged: the pauses
+/// between QUIC's first packets grow, and a relay that is back must not wait for the next one.
+const INSIST: Duration = Duration::from_millis(1500);
+
 /// A directory: tags, and the sealed names of those who hold them.
 pub(super) type Entries = Vec<(Tag, Arc<[u8]>)>;
 
@@ -143,17 +147,23 @@ impl Attachment<'_> {
     }
 
     /// Resolves when nothing is acknowledged any more, but the relay answers on a connection of its
-    /// own: this node's address has changed, as the relay sees it, or the relay has started anew.
+    /// own: this node's address has changed, as the relay sees it, or the relay has started anew, or
+    /// stood still for so long that QUIC hardly tries any more.
     async fn replace(&self, connection: &Connection) -> Attached {
         let (began, mut silence) = (Instant::now(), Silence::default());
+        let acknowledged = || connection.stats().frame_rx.acks;
         loop {
             sleep(LOOK).await;
             let stats = connection.stats();
             let sent = stats.frame_tx.datagram + stats.frame_tx.stream + stats.frame_tx.ping;
-            if silence.look(began.elapsed(), sent, stats.frame_rx.acks)
-                && let Ok(attached) = self.attempt(ALONE).await
-            {
-                return attached;
+            if !silence.look(began.elapsed(), sent, stats.frame_rx.acks) {
+                continue;
+            }
+            while acknowledged() == stats.frame_rx.acks {
+                if let Ok(attached) = self.attempt(INSIST).await {
+                    return attached;
+                }
+                sleep(retry::jitter(random())).await;
             }
         }
     }
