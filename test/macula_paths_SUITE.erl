@@ -10,7 +10,7 @@
          lan_is_cut/1, one_way_is_dead/1, bad_links/1]).
 
 -import(macula_test_mesh, [relay/2, node_on/3, join/2, url/2, ping/2]).
--import(macula_test_node, [call/4, full/2, wait_until/1]).
+-import(macula_test_node, [await_said/3, call/4, full/2, wait_until/1]).
 -import(macula_test_traffic, [resumed_ms/1, assert_sound/1]).
 
 -define(RELAYS, [url(p, 4433), url(q, 4433)]).
@@ -162,7 +162,9 @@ lan_is_cut(_) ->
         ok = netlab:change(Lab, {heal, {a, home}}),
         none
     end),
-    wait_until(fun() -> paths(Nodes) =:= [direct] end).
+    wait_until(fun() -> paths(Nodes) =:= [direct] end),
+    [await_said(Node, Said, ?HANG_MS) || Node <- Nodes,
+                                         Said <- ["goes through the relay https://p.lab:4433 now", "goes straight to"]].
 
 %% What one sends on the LAN is lost, what the other sends there arrives.
 one_way_is_dead(_) ->

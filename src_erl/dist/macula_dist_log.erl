@@ -4,7 +4,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, refused/3, certificate/1, unreachable/2, relay/2, forged/1, listen_failed/2,
+-export([init/0, refused/3, certificate/1, unreachable/2, relay/2, moved/3, forged/1, listen_failed/2,
          illegal_name/2, note/2, format/1]).
 -export([let_through/0]).
 -export([reason/1, relay_reason/1, address/1, check/1]).
@@ -46,6 +46,11 @@ relay(Url, {down, Reason}) ->
     warn_once({relay, Url}, #{event => relay_down, relay => Url, reason => Reason});
 relay(Url, State) ->
     ?LOG_NOTICE(#{event => relay, relay => Url, state => State}, metadata()).
+
+%% @doc The link with a node takes another path now: through a relay, or straight.
+-spec moved(binary(), Relay :: binary() | undefined, macula_nif:address()) -> ok.
+moved(Node, Relay, Address) ->
+    ?LOG_NOTICE(#{event => moved, node => Node, relay => Relay, address => Address}, metadata()).
 
 %% @doc Datagrams came through relays that nobody with this node's cookie had
 %% sealed so. The native side tells that every few seconds at most.
@@ -184,6 +189,10 @@ format(#{event := relay_down, relay := Url, reason := Reason}) ->
     {"macula: not attached to the relay ~ts: ~ts. It is tried again", [Url, relay_reason(Reason)]};
 format(#{event := relay, relay := Url, state := {attached, Observed}}) ->
     {"macula: attached to the relay ~ts, which sees this node at ~ts", [Url, address(Observed)]};
+format(#{event := moved, node := Node, relay := undefined, address := Address}) ->
+    {"macula: the link with ~ts goes straight to ~ts now", [Node, address(Address)]};
+format(#{event := moved, node := Node, relay := Relay}) ->
+    {"macula: the link with ~ts goes through the relay ~ts now", [Node, Relay]};
 format(#{event := decrypt_failed, count := Count}) ->
     {"macula: decrypt_failed: ~b datagrams came through relays that nobody with this node's cookie "
      "had sealed; they were dropped. If links suffer, use another relay", [Count]};

@@ -8,7 +8,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use macula_core::path::select::{Action, Selector, Path};
+use macula_core::path::select::{Action, Path, Selector};
 use macula_core::random::Random;
 
 /// How often an end looks, and how often it sends something.

@@ -100,6 +100,10 @@ pub trait Node: Send + Sync + 'static {
     /// This node stands with the relay `url` in another way now.
     fn relay(&self, url: &str, state: &State);
 
+    /// The datagrams of the link with the node `name` take another path now: through the relay with
+    /// this URL, or straight to this address.
+    fn moved(&self, _name: &str, _relay: Option<&str>, _address: SocketAddr) {}
+
     /// So many datagrams came through relays, in the last seconds, that nobody who holds the cookie
     /// had sealed so.
     fn forged(&self, _count: u64) {}
@@ -240,14 +244,7 @@ impl Endpoint {
 
     /// The established links.
     pub fn links(&self) -> Vec<LinkInfo> {
-        let mesh = self.shared.mesh();
-        let info = |link: &Arc<Link>| {
-            let relay = match (link.path(), &mesh) {
-                (Path::Relay(relay), Some(mesh)) => mesh.url_of(relay),
-                _ => None,
-            };
-            Some(LinkInfo { relay, ..link.info()? })
-        };
+        let info = |link: &Arc<Link>| self.shared.link_info(link);
         self.shared.open_links().iter().filter_map(info).collect()
     }
 
@@ -602,7 +599,23 @@ impl Shared {
 
     /// Finds out for every link whether what was sent arrives.
     pub(crate) fn look_at_links(&self) {
-        self.open_links().iter().for_each(|link| link.look());
+        for link in self.open_links() {
+            link.look();
+            if link.has_moved()
+                && let Some(LinkInfo { node, relay, address, .. }) = self.link_info(&link)
+            {
+                self.node.moved(&node, relay.as_deref(), address);
+            }
+        }
+    }
+
+    /// What is known of a link; none unless it is established and open.
+    fn link_info(&self, link: &Link) -> Option<LinkInfo> {
+        let relay = match link.path() {
+            Path::Relay(relay) => self.mesh().and_then(|mesh| mesh.url_of(relay)),
+            Path::Direct(_) => None,
+        };
+        Some(LinkInfo { relay, ..link.info()? })
     }
 
     pub(crate) fn open_links(&self) -> Vec<Arc<Link>> {

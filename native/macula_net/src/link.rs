@@ -16,12 +16,12 @@ use tokio::time::sleep;
 
 use crate::greet::Greeted;
 use crate::mesh::is_label;
+use crate::paths::LinkPaths;
 use crate::queue::Queue;
 use crate::reader::{self, Command, Inbox, PacketWaiter, Window};
 use crate::socket::{MeshSocket, from_label, to_label};
 use crate::tls;
 use crate::unreachable::Watch;
-use crate::paths::LinkPaths;
 
 /// How long what was sent may take to be acknowledged when a link closes. A peer that is gone must
 /// not keep a closed link for longer.
@@ -139,6 +139,8 @@ pub struct Link {
     peer: Peer,
     socket: Arc<MeshSocket>,
     paths: Option<Arc<LinkPaths>>,
+    /// The path it was last known to take.
+    known: Mutex<Path>,
     state: Arc<LinkState>,
     commands: mpsc::UnboundedSender<Command>,
 }
@@ -215,7 +217,9 @@ impl Link {
         if let Some(paths) = &paths {
             tokio::spawn(leave(state.clone(), socket.clone(), paths.clone()));
         }
-        Arc::new(Link { id, peer, socket, paths, state, commands })
+        let label = state.connection.remote_address();
+        let known = Mutex::new(paths.as_ref().map_or(Path::Direct(label), |paths| paths.current()));
+        Arc::new(Link { id, peer, socket, paths, known, state, commands })
     }
 
     /// A number no other link of this VM has.
@@ -274,6 +278,15 @@ impl Link {
         if let Some(paths) = &self.paths {
             self.socket.attach_tunnel(paths, tunnel);
         }
+    }
+
+    /// Whether it takes another path than when this was last asked.
+    pub(crate) fn has_moved(&self) -> bool {
+        let (Some(paths), mut known) = (&self.paths, self.known.lock()) else {
+            return false;
+        };
+        let path = paths.current();
+        std::mem::replace(&mut *known, path) != path
     }
 
     /// Finds out whether what was sent arrives, and takes another path if it does not.

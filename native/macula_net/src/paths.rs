@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use macula_core::keys;
 use macula_core::path::control::{self, Control, ControlSeal, LinkId, PACKET};
-use macula_core::path::select::{Action, Selector, Path};
+use macula_core::path::select::{Action, Path, Selector};
 use macula_core::path::table::LabelTable;
 use parking_lot::{Mutex, RwLock};
 use quinn::udp::Transmit;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use macula_core::path::demux::{self, Kind};
-use macula_core::path::stun;
 use macula_core::path::select::Path;
+use macula_core::path::stun;
 use nix::errno::Errno;
 use parking_lot::RwLock;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};

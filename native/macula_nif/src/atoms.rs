@@ -35,6 +35,7 @@ rustler::atoms! {
     macula_mesh_nodes,
     macula_relay,
     macula_forged,
+    macula_moved,
     macula_srv,
     attached,
     draining,

@@ -196,7 +196,8 @@ impl Selector {
         }
         (self.sent, self.acked) = (sent, acked);
         self.forget_pings(now, rtt);
-        let overdue = |since: Duration| now.saturating_sub(since) >= PATIENCE.max(rtt * ROUND_TRIPS);
+        let overdue =
+            |since: Duration| now.saturating_sub(since) >= PATIENCE.max(rtt * ROUND_TRIPS);
         if self.doubt.is_none() && self.waiting.is_some_and(overdue) {
             self.doubt = Some(Doubt { began: now, next: now, needs_answer: false });
         } else if self.doubt.is_none() && self.is_mute() {
@@ -270,8 +271,8 @@ impl Selector {
     }
 
     fn ask(&mut self, now: Duration, path: Path, actions: &mut Vec<Action>) {
-        let token = u64::from(self.random.up_to(u32::MAX)) << 32
-            | u64::from(self.random.up_to(u32::MAX));
+        let token =
+            u64::from(self.random.up_to(u32::MAX)) << 32 | u64::from(self.random.up_to(u32::MAX));
         let in_use = path == self.current;
         if let Some(known) = self.find(path) {
             if known.asked.len() == MAX_ASKED {
@@ -326,7 +327,8 @@ impl Selector {
         let Some(Doubt { began, next, needs_answer }) = self.doubt else {
             return;
         };
-        let answered = self.paths.iter().filter(|known| known.answered.is_some_and(|at| at > began));
+        let answered =
+            self.paths.iter().filter(|known| known.answered.is_some_and(|at| at > began));
         let best = answered.min_by_key(|known| known.rank(now)).map(|known| known.path);
         match best {
             Some(path) if path != self.current && now.saturating_sub(began) >= COLLECT => {
@@ -350,9 +352,10 @@ impl Selector {
             return;
         }
         let (current, best) = (self.current, matches!(self.current, Path::Direct(_)));
-        let due = self.paths.iter_mut().filter(|known| {
-            known.next <= now && (known.path == current || !best)
-        });
+        let due = self
+            .paths
+            .iter_mut()
+            .filter(|known| known.next <= now && (known.path == current || !best));
         let due = due.map(|known| {
             let lately = known.lost.is_some_and(|at| now.saturating_sub(at) < LOST_LATELY);
             known.next = now + if lately { TRY_AGAIN } else { TRY };
@@ -388,9 +391,11 @@ impl Selector {
         let is_direct = |known: &Known| matches!(known.path, Path::Direct(_));
         if self.paths.iter().filter(|known| is_direct(known)).count() == MAX_DIRECT {
             let current = self.current;
-            let oldest = self.paths.iter().enumerate().filter(|(_, known)| {
-                is_direct(known) && known.path != current
-            });
+            let oldest = self
+                .paths
+                .iter()
+                .enumerate()
+                .filter(|(_, known)| is_direct(known) && known.path != current);
             if let Some((at, _)) = oldest.min_by_key(|(_, known)| known.answered) {
                 self.paths.remove(at);
             }

@@ -329,7 +329,7 @@ impl Mesh {
     /// Leaves the mesh: the links through it end.
     pub(crate) fn leave(&self) {
         self.tasks.lock().abort_all();
-                self.tunnels.hang_up();
+        self.tunnels.hang_up();
     }
 
     /// How this node stands with each relay.
