@@ -348,6 +348,12 @@ impl Endpoint {
         Some(self.shared.relay()?.figures())
     }
 
+    /// For measurements: links that come to be from now on do nothing to make up for the time that
+    /// their path was dead.
+    pub fn leave_paths_unrepaired(&self) {
+        self.shared.socket.paths.leave_unrepaired();
+    }
+
     /// Counts of what the port received and refused.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let Counters { send_errors, receive_errors, stun, sealed, unknown, unreachable } =

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub(crate) struct Paths {
     labels: RwLock<HashMap<SocketAddr, Arc<LinkPaths>>>,
     /// Sources of links that are not their labels.
     sources: RwLock<LabelTable>,
+    /// Links from now on do not repair what a dead path did: see [`Paths::leave_unrepaired`].
+    unrepaired: AtomicBool,
 }
 
 /// The paths of one link.
@@ -52,6 +55,7 @@ pub(crate) struct LinkPaths {
     deciding: Mutex<Deciding>,
     recent: Mutex<Recent>,
     epoch: Epoch,
+    unrepaired: bool,
 }
 
 #[derive(Debug)]
@@ -149,10 +153,17 @@ impl Paths {
             }),
             recent: Mutex::default(),
             epoch: Epoch::of(connection),
+            unrepaired: self.unrepaired.load(Relaxed),
         });
         self.links.write().insert(link.link, link.clone());
         self.labels.write().insert(label, link.clone());
         Some(link)
+    }
+
+    /// Links that come to be from now on repeat no datagrams, and keep what their congestion control
+    /// knows, when they take another path. To measure what these are worth.
+    pub(crate) fn leave_unrepaired(&self) {
+        self.unrepaired.store(true, Relaxed);
     }
 
     /// Leaves the links at `label` where they are: it belongs to a connection that must not go
@@ -265,6 +276,7 @@ impl LinkPaths {
                     outputs.extend(sealed.map(|packet| Output::Control(path, packet)));
                 }
                 Action::Use(path) => *self.current.write() = path,
+                Action::Repeat if self.unrepaired => {}
                 Action::Repeat => {
                     self.epoch.advance();
                     outputs.extend(self.recent().into_iter().map(Output::Again));

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use macula_net::Endpoint;
 use tokio::task::JoinSet;
@@ -73,6 +73,49 @@ async fn a_link_outlives_the_path_it_was_dialled() {
 
 fn is_linked_at(node: &Endpoint, address: SocketAddr) -> bool {
     node.links().iter().any(|link| link.address == address)
+}
+
+/// How long it takes after an outage until what is sent arrives.
+async fn after_an_outage(lasts: Duration, repaired: bool) -> Duration {
+    let (a, b) = (open("a"), open("b"));
+    if !repaired {
+        a.leave_paths_unrepaired();
+        b.leave_paths_unrepaired();
+    }
+    let line = Forwarder::new(b.address(), Duration::from_millis(5)).await;
+    let (mut to_b, to_a) = connect(&a, &b, line.front).await;
+    let (_at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    to_b.send([framed(b"before")]).await;
+    at_b.frames(1).await;
+    line.turn(None);
+    to_b.send([framed(b"meanwhile")]).await;
+    tokio::time::sleep(lasts).await;
+    line.turn(Some(b.address()));
+    let healed = Instant::now();
+    at_b.frames(1).await;
+    healed.elapsed()
+}
+
+/// QUIC doubles its pauses while nothing is answered, and would wait out the last one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_outage_nothing_waits_for_as_long_as_it_lasted() {
+    let lasts = Duration::from_millis(2500);
+    let (with, without) = tokio::join!(
+        median(|| after_an_outage(lasts, true)),
+        median(|| after_an_outage(lasts, false))
+    );
+    println!(
+        "after {lasts:?} without a path: {with:?} with what was lost repeated, else {without:?}"
+    );
+    assert!(with < without, "{with:?} {without:?}");
+}
+
+/// The median of what five of them give that run beside each other.
+async fn median<T: Future<Output = Duration> + Send + 'static>(run: impl Fn() -> T) -> Duration {
+    let runs: JoinSet<_> = (0..5).map(|_| run()).collect();
+    let mut results = runs.join_all().await;
+    results.sort();
+    results[2]
 }
 
 /// A datagram from an address that is no path of the link changes nothing: QUIC's own migration
