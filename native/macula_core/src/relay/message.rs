@@ -36,8 +36,8 @@ pub const MAX_REALM: usize = 255;
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 1024;
 
-/// Longest sealed name of the directory, in bytes: the longest node name, nonce and tag.
-pub const MAX_SEALED: usize = 1020 + 28;
+/// Longest sealed name of the directory, in bytes: the longest node name, padded, nonce and tag.
+pub const MAX_SEALED: usize = 1024 + 28;
 
 /// Opens the OFFER, so that something else is told apart at once.
 const MAGIC: [u8; 6] = *b"mrelay";
