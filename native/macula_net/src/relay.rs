@@ -12,6 +12,7 @@ use macula_core::mesh::packet;
 use macula_core::relay::limits::{Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, ToNode, ToRelay};
 use macula_core::relay::table::{self, Access, Action, Forward, Id, Relay, Stranger, Token};
+use macula_core::secret::Secret;
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -49,7 +50,7 @@ pub enum RealmAccess {
     /// Everybody.
     Open,
     /// Who shows one of these tokens.
-    Tokens(Vec<Vec<u8>>),
+    Tokens(Vec<Secret>),
     /// Who shows a certificate of the CAs in this PEM file.
     Authority(std::path::PathBuf),
 }

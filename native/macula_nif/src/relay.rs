@@ -57,7 +57,7 @@ fn realm_access(term: Term<'_>) -> NifResult<RealmAccess> {
     let (kind, value): (rustler::Atom, Term<'_>) = term.decode()?;
     if kind == atoms::tokens() {
         let tokens: Vec<Binary<'_>> = value.decode()?;
-        return Ok(RealmAccess::Tokens(tokens.iter().map(|token| token.to_vec()).collect()));
+        return Ok(RealmAccess::Tokens(tokens.iter().map(|token| token.to_vec().into()).collect()));
     }
     Ok(RealmAccess::Authority(value.decode::<File>()?.0))
 }

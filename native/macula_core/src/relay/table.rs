@@ -437,7 +437,7 @@ mod tests {
             address: SocketAddr::from(([192, 0, 2, 1], 4433)),
         };
         relay.connected(id, stranger);
-        let (realm, token) = (realm.to_string(), token.to_vec());
+        let (realm, token) = (realm.to_string(), token.to_vec().into());
         relay.receive(NOW, id, ToRelay::Attach { version: 1, features: 0, realm, token }, |_| false)
     }
 

@@ -14,6 +14,7 @@ use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay, VERSION
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use zeroize::Zeroizing;
 
 use super::{Mesh, RelayError, RelayUrl, State};
 use crate::certificate::CertificateFault;
@@ -128,7 +129,7 @@ impl Attachment<'_> {
         };
         let (realm, token) = (self.mesh.config.realm.clone(), self.mesh.config.token.clone());
         let attach = ToRelay::Attach { version, features: 0, realm, token };
-        send.write_all(&attach.encode()).await.map_err(|error| lost(&connection, error))?;
+        send.write_all(&Zeroizing::new(attach.encode())).await.map_err(|error| lost(&connection, error))?;
         match read(&connection, &mut receive).await? {
             Some(ToNode::Attached { observed, .. }) => Ok((connection, send, receive, observed)),
             Some(ToNode::Refused(refusal)) => Err(RelayError::Refused(refusal)),

@@ -17,6 +17,7 @@ use macula_core::mesh::retry::Pace;
 use macula_core::mesh::seal;
 use macula_core::relay::message::{Refusal, ToRelay};
 use macula_core::relay::table::MAX_CLAIMS;
+use macula_core::secret::Secret;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -62,7 +63,7 @@ pub struct MeshConfig {
     /// A name under which other nodes find this one, beside its own.
     pub identity: Option<String>,
     /// What lets it in, where the realm asks for a token; else empty.
-    pub token: Vec<u8>,
+    pub token: Secret,
     /// Whether the relays' certificates must be of a trusted CA.
     pub verify: bool,
     /// Certificates for this.

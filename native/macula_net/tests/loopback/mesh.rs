@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use macula_core::mesh::retry::Pace;
 use macula_core::relay::message::Refusal;
+use macula_core::secret::Secret;
 use macula_net::{
     CertificateFiles, Cookie, DialError, DialRequest, Endpoint, JoinError, MeshConfig, RealmAccess,
     RelayConfig, RelayError, RelayUrl, State,
@@ -27,7 +28,7 @@ pub fn at(relays: &[&Endpoint]) -> MeshConfig {
         relays: urls.collect(),
         realm: "realm".into(),
         identity: None,
-        token: Vec::new(),
+        token: Secret::default(),
         verify: false,
         certificates: CertificateFiles::default(),
         pace: Pace { interval: Duration::from_millis(200), attempts: 15 },
@@ -206,7 +207,7 @@ async fn a_live_node_keeps_its_name_and_a_dead_one_is_succeeded() {
 async fn a_relay_says_why_it_refuses() {
     let (relay, a) = (open(""), open("a"));
     let realms = HashMap::from([
-        ("realm".to_string(), RealmAccess::Tokens(vec![b"sesame".to_vec()])),
+        ("realm".to_string(), RealmAccess::Tokens(vec![b"sesame".to_vec().into()])),
         ("open".to_string(), RealmAccess::Open),
     ]);
     relay.start_relay(RelayConfig { realms: Some(realms), ..RelayConfig::default() }).unwrap();
@@ -215,7 +216,8 @@ async fn a_relay_says_why_it_refuses() {
     assert_eq!(join_error(&a, config.clone(), HANG).await, refused(Refusal::Token));
     let other = MeshConfig { realm: "other".into(), ..config.clone() };
     assert_eq!(join_error(&a, other, HANG).await, refused(Refusal::UnknownRealm));
-    let right = MeshConfig { token: b"sesame".to_vec(), ..config.clone() };
+    let right = MeshConfig { token: b"sesame".to_vec().into(), ..config.clone() };
+    assert!(format!("{right:?}").contains("token: Secret(..)"));
     a.join_mesh(right, HANG).await.unwrap();
     a.join_mesh(MeshConfig { realm: "open".into(), ..config }, HANG).await.unwrap();
 }
