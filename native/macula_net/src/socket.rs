@@ -203,7 +203,7 @@ impl MeshSocket {
                     meta.dst_ip = None;
                 }
             }
-            self.answers.note(meta.addr);
+            self.answers.note(meta.addr, &buf[..meta.len]);
         }
     }
 
@@ -215,7 +215,9 @@ impl MeshSocket {
         metas: &mut [RecvMeta],
     ) -> Option<usize> {
         let taken = self.tunnels.inbound.take(cx, bufs, metas)?;
-        metas.iter().take(taken).for_each(|meta| self.answers.note(meta.addr));
+        for (buf, meta) in bufs.iter().zip(&*metas).take(taken) {
+            self.answers.note(meta.addr, &buf[..meta.len]);
+        }
         Some(taken)
     }
 

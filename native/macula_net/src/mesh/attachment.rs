@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::{Mesh, RelayError, RelayUrl, State};
+use crate::answers::NOT_IN_QUIC;
 use crate::certificate::CertificateFault;
 use crate::dial::{self, DialError};
 use crate::endpoint::Shared;
@@ -151,13 +152,12 @@ impl Attachment<'_> {
             let alone = n + 1 == addresses.len();
             let limit = if alone { ALONE } else { ADDRESS };
             let config = transport::attachment(&self.mesh.tls());
-            let answer = shared.socket.answers.expect(crate::socket::to_label(*address));
+            let answer = Arc::new(shared.socket.answers.expect(crate::socket::to_label(*address)));
+            self.mesh.dials(self.relay, &answer);
             match timeout(limit, dial::connect(shared, *address, config, &url.text)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => last = error.into(),
-                Err(_) if answer.came() => {
-                    last = RelayError::NotARelay("something answers, but not in QUIC".into());
-                }
+                Err(_) if answer.came() => last = RelayError::NotARelay(NOT_IN_QUIC.into()),
                 Err(_) => last = RelayError::Timeout,
             }
         }

@@ -237,12 +237,36 @@ async fn what_is_no_relay_is_told_by_kind() {
         RelayError::NotARelay(_) => {}
         other => panic!("{other:?}"),
     }
-    let (_silent, silent) = udp().await;
-    let why = join_error(&a, at_port(silent.port()), SHORT).await;
-    assert!(matches!(why, RelayError::Timeout | RelayError::Trying), "{why:?}");
     let unknown = MeshConfig { relays: vec![url("nowhere.invalid", 4433)], ..at(&[]) };
     let why = join_error(&a, unknown, SHORT).await;
     assert!(matches!(why, RelayError::Name(_) | RelayError::Trying), "{why:?}");
+}
+
+/// A join that may not take as long as an attempt says what is known when its time is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_has_little_time_tells_what_is_known() {
+    // The time of an attempt at an address is longer.
+    let little = Duration::from_secs(2);
+    let a = open("a");
+    let at_port = |port| MeshConfig { relays: vec![url("127.0.0.1", port)], ..at(&[]) };
+    let (_silent, silent) = udp().await;
+    assert_eq!(join_error(&a, at_port(silent.port()), little).await, RelayError::Timeout);
+    let (server, garbage) = udp().await;
+    let _serving = tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        while let Ok((_, from)) = server.recv_from(&mut buffer).await {
+            let _ = server.send_to(b"HTTP/1.1 400 Bad Request\r\n\r\n", from).await;
+        }
+    });
+    match join_error(&a, at_port(garbage.port()), little).await {
+        RelayError::NotARelay(_) => {}
+        other => panic!("{other:?}"),
+    }
+    // A relay far away is one: its first answer comes, and the rest does not come in time.
+    let relay = relay();
+    let far = Forwarder::new(relay.address(), Duration::from_millis(700)).await;
+    let why = join_error(&a, at_port(far.front.port()), little).await;
+    assert!(matches!(why, RelayError::Timeout | RelayError::Trying), "{why:?}");
 }
 
 /// A relay tells by STUN how it sees whoever asks; a node that is none says nothing.
