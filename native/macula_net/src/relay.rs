@@ -60,6 +60,8 @@ pub enum RealmAccess {
 pub struct RelayConfig {
     /// The realms served; none: all, openly.
     pub realms: Option<HashMap<String, RealmAccess>>,
+    /// Nodes, at most.
+    pub nodes: Option<usize>,
     /// Nodes of a realm, at most.
     pub nodes_per_realm: Option<usize>,
     /// What a node may send.
@@ -134,6 +136,7 @@ impl RelayService {
         }
         let relay = Relay::new(table::Config {
             realms,
+            nodes: config.nodes,
             nodes_per_realm: config.nodes_per_realm,
             per_node: config.per_node,
             per_realm: config.per_realm,

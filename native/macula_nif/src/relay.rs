@@ -16,6 +16,7 @@ use crate::term::{File, Given, Text, error, file_error};
 #[derive(NifMap)]
 struct Options<'a> {
     realms: Term<'a>,
+    nodes: Term<'a>,
     nodes_per_realm: Term<'a>,
     bytes_per_node: Term<'a>,
     datagrams_per_node: Term<'a>,
@@ -33,10 +34,14 @@ impl Options<'_> {
             };
             realms.iter().map(realm).collect::<NifResult<HashMap<_, _>>>()
         });
-        let nodes = count(&self.nodes_per_realm)?;
+        let nodes = |term: &Term<'_>| {
+            let nodes = count(term)?;
+            Ok::<_, Error>(nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)))
+        };
         Ok(RelayConfig {
             realms: realms.transpose()?,
-            nodes_per_realm: nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)),
+            nodes: nodes(&self.nodes)?,
+            nodes_per_realm: nodes(&self.nodes_per_realm)?,
             per_node: Limits {
                 bytes: count(&self.bytes_per_node)?,
                 datagrams: count(&self.datagrams_per_node)?,
