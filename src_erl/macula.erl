@@ -97,7 +97,7 @@ relays() ->
 %% it cannot read.
 %%
 %% Options: `port' (default: the node's own, else 4433), `certfile' and
-%% `keyfile' (with a port of its own; default: self-signed), `realms'
+%% `keyfile' (default: the node's, else self-signed), `realms'
 %% (#{Realm => open | {tokens, [Binary]} | {cacertfile, Path}}; default: all
 %% realms, openly, with a warning), and limits: `nodes' (default: 4096) and
 %% `nodes_per_realm', `bytes_per_node', `datagrams_per_node',

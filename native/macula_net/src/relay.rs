@@ -19,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::certificate::{Authorities, FileError};
+use crate::certificate::{Authorities, FileError, KeyFiles};
 use crate::framing;
 use crate::socket::from_label;
 use crate::{tls, transport};
@@ -58,6 +58,8 @@ pub enum RealmAccess {
 /// How to run a relay.
 #[derive(Clone, Debug, Default)]
 pub struct RelayConfig {
+    /// What the relay shows; none: what the endpoint shows to nodes.
+    pub certificate: Option<KeyFiles>,
     /// The realms served; none: all, openly.
     pub realms: Option<HashMap<String, RealmAccess>>,
     /// Nodes, at most.

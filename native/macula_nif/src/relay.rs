@@ -15,6 +15,7 @@ use crate::term::{File, Given, Text, error, file_error};
 
 #[derive(NifMap)]
 struct Options<'a> {
+    certificate: Term<'a>,
     realms: Term<'a>,
     nodes: Term<'a>,
     nodes_per_realm: Term<'a>,
@@ -38,7 +39,9 @@ impl Options<'_> {
             let nodes = count(term)?;
             Ok::<_, Error>(nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)))
         };
+        let certificate: Given<(File, File)> = self.certificate.decode()?;
         Ok(RelayConfig {
+            certificate: certificate.0.map(|(certificate, key)| (certificate.0, key.0)),
             realms: realms.transpose()?,
             nodes: nodes(&self.nodes)?,
             nodes_per_realm: nodes(&self.nodes_per_realm)?,

@@ -298,7 +298,7 @@ impl Mesh {
         config: MeshConfig,
         cookie: Cookie,
     ) -> Result<Arc<Mesh>, JoinError> {
-        let tls = Tls::load(&config.certificates, shared.identity(), shared.handshakes());
+        let tls = Tls::load(&config.certificates, None, shared.identity(), shared.handshakes());
         let tls = tls.map_err(|failure| JoinError::Certificates(failure.into()))?;
         let (orders, inboxes): (Vec<_>, Vec<_>) =
             config.relays.iter().map(|_| mpsc::channel(ORDERS)).unzip();
