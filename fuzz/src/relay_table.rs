@@ -69,7 +69,10 @@ impl World {
             1 => self.gone(id),
             2 => {
                 let realm = REALMS[choices.next() % 2].to_string();
-                self.hear(id, ToRelay::Attach { version: 1, features: 0, realm, token: Secret::default() });
+                self.hear(
+                    id,
+                    ToRelay::Attach { version: 1, features: 0, realm, token: Secret::default() },
+                );
             }
             3 | 4 => {
                 // Now and then a claim of another node, or for another realm.

@@ -130,7 +130,9 @@ impl Attachment<'_> {
         };
         let (realm, token) = (self.mesh.config.realm.clone(), self.mesh.config.token.clone());
         let attach = ToRelay::Attach { version, features: 0, realm, token };
-        send.write_all(&Zeroizing::new(attach.encode())).await.map_err(|error| lost(&connection, error))?;
+        send.write_all(&Zeroizing::new(attach.encode()))
+            .await
+            .map_err(|error| lost(&connection, error))?;
         match read(&connection, &mut receive).await? {
             Some(ToNode::Attached { observed, .. }) => Ok((connection, send, receive, observed)),
             Some(ToNode::Refused(refusal)) => Err(RelayError::Refused(refusal)),
