@@ -185,7 +185,7 @@ impl Endpoint {
         });
         let (accepted, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(accept::run(shared.clone(), shared.quinn.clone(), Door::Own(accepted)));
-        tokio::spawn(cookies::prepare(shared.clone()));
+        tokio::spawn(cookies::prepare(shared.clone(), shared.closed.subscribe()));
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
         tokio::spawn(renewal::watch(Arc::downgrade(&shared)));
