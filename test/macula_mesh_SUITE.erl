@@ -213,7 +213,8 @@ says_why_not(_) ->
     ?assertMatch({error, {relays_unreachable, [{Nowhere, {no_address, _}}]}}, Join(#{relays => [Nowhere]})),
     ok = call(C, fun garbage/0),
     Garbage = <<"https://c.lab:4700">>,
-    ?assertEqual({error, {not_a_macula_relay, Garbage}}, Join(#{relays => [Garbage], timeout => 8_000})),
+    [?assertEqual({error, {not_a_macula_relay, Garbage}}, Join(#{relays => [Garbage], timeout => Ms}))
+     || Ms <- [2_000, 8_000]],
     ok = call(B, macula, start_relay, [#{}]),
     Unnamed = #{relays => [Node], tls_verify => verify_peer},
     case Join(Unnamed) of

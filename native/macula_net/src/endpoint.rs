@@ -16,7 +16,7 @@ use quinn::VarInt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::{self, Door, Strangers};
-use crate::certificate::{CertificateFault, CertificateFiles, FileError};
+use crate::certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
 use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
@@ -135,6 +135,8 @@ pub(crate) struct Shared {
     boot_id: BootId,
     identity: Identity,
     tls: RwLock<Arc<Tls>>,
+    /// The certificate of the relay here, if it has one of its own. Locked while `tls` is renewed.
+    relay_certificate: Mutex<Option<KeyFiles>>,
     pub(crate) node: Arc<dyn Node>,
     pub(crate) keys: CookieKeys,
     pub(crate) strangers: Mutex<Strangers>,
@@ -159,7 +161,7 @@ impl Endpoint {
         let identity = Identity::of(config.home.as_deref()).map_err(failed)?;
         let boot_id = random().map_err(failed)?;
         let handshakes = Arc::default();
-        let tls = Tls::load(&config.certificates, &identity, &handshakes)?;
+        let tls = Tls::load(&config.certificates, None, &identity, &handshakes)?;
         let socket = bind(config)?;
         let quinn = quinn_endpoint(&identity, &tls, socket.clone()).map_err(failed)?;
         let shared = Arc::new(Shared {
@@ -171,6 +173,7 @@ impl Endpoint {
             boot_id,
             identity,
             tls: RwLock::new(Arc::new(tls)),
+            relay_certificate: Mutex::default(),
             node,
             keys: CookieKeys::default(),
             strangers: Mutex::default(),
@@ -187,13 +190,11 @@ impl Endpoint {
         });
         let (accepted, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(accept::run(shared.clone(), shared.quinn.clone(), Door::Own(accepted)));
-        tokio::spawn(cookies::prepare(shared.clone()));
+        tokio::spawn(cookies::prepare(shared.clone(), shared.closed.subscribe()));
         tokio::spawn(paths::watch(Arc::downgrade(&shared)));
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
-        if config.certificates != CertificateFiles::default() {
-            tokio::spawn(renewal::watch(Arc::downgrade(&shared), config.certificates.clone()));
-        }
+        tokio::spawn(renewal::watch(Arc::downgrade(&shared)));
         let bound = shared.socket.bound().port();
         let well_known = config.well_known_port.filter(|port| *port != bound);
         if let (Some(port), Some(registry)) = (well_known, &config.registry) {
@@ -209,7 +210,7 @@ impl Endpoint {
 
     /// The node's id: SHA-256 of the public key it shows (SubjectPublicKeyInfo, DER).
     pub fn node_id(&self) -> [u8; 32] {
-        self.shared.tls().credentials.node_id
+        self.shared.tls().credentials.own.node_id
     }
 
     /// Reads the certificates anew. Links that are open stay so; later ones, those that resume a
@@ -324,7 +325,9 @@ impl Endpoint {
     /// # Errors
     /// A file that cannot be used.
     pub fn start_relay(&self, config: RelayConfig) -> Result<(), FileError> {
+        let certificate = config.certificate.clone();
         let relay = Arc::new(RelayService::new(config)?);
+        self.shared.show_at_relay(certificate)?;
         self.shared.socket.answers_stun.store(true, Relaxed);
         if let Some(former) = self.shared.relay.write().replace(relay) {
             former.hang_up();
@@ -528,8 +531,31 @@ impl Shared {
 
     /// See [`Endpoint::renew_certificates`].
     pub(crate) fn renew(&self) -> Result<(), FileError> {
+        let relay = self.relay_certificate.lock();
+        self.read_certificates(relay.as_ref())
+    }
+
+    /// Shows this certificate to those who come to the relay here; none: the node's own.
+    fn show_at_relay(&self, certificate: Option<KeyFiles>) -> Result<(), FileError> {
+        let mut shown = self.relay_certificate.lock();
+        if *shown != certificate {
+            self.read_certificates(certificate.as_ref())?;
+            *shown = certificate;
+        }
+        Ok(())
+    }
+
+    /// The files that certificates and keys come from.
+    pub(crate) fn certificate_files(&self) -> Vec<PathBuf> {
+        let CertificateFiles { authorities, own } = &self.config.certificates;
+        let relay = self.relay_certificate.lock().clone();
+        let pairs = own.iter().chain(&relay).flat_map(|(certificate, key)| [certificate, key]);
+        authorities.iter().chain(pairs).cloned().collect()
+    }
+
+    fn read_certificates(&self, relay: Option<&KeyFiles>) -> Result<(), FileError> {
         let files = &self.config.certificates;
-        let tls = Tls::load(files, &self.identity, &self.handshakes).map_err(|failure| {
+        let tls = Tls::load(files, relay, &self.identity, &self.handshakes).map_err(|failure| {
             let file = files.own.iter().map(|(certificate, _)| certificate.clone()).next();
             match failure {
                 TlsFailure::File(error) => error,

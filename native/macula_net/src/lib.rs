@@ -36,7 +36,7 @@ pub mod registry;
 pub mod resolve;
 pub mod transport;
 
-pub use certificate::{CertificateFault, CertificateFiles, FileError};
+pub use certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
 pub use cookies::Cookie;
 pub use dial::{DialError, DialRequest, Way};
 pub use endpoint::{BindError, Endpoint, EndpointConfig, Incident, Node};

@@ -12,13 +12,14 @@ use macula_core::mesh::packet;
 use macula_core::relay::limits::{Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, ToNode, ToRelay};
 use macula_core::relay::table::{self, Access, Action, Forward, Id, Relay, Stranger, Token};
+use macula_core::secret::Secret;
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::certificate::{Authorities, FileError};
+use crate::certificate::{Authorities, FileError, KeyFiles};
 use crate::framing;
 use crate::socket::from_label;
 use crate::{tls, transport};
@@ -49,7 +50,7 @@ pub enum RealmAccess {
     /// Everybody.
     Open,
     /// Who shows one of these tokens.
-    Tokens(Vec<Vec<u8>>),
+    Tokens(Vec<Secret>),
     /// Who shows a certificate of the CAs in this PEM file.
     Authority(std::path::PathBuf),
 }
@@ -57,8 +58,12 @@ pub enum RealmAccess {
 /// How to run a relay.
 #[derive(Clone, Debug, Default)]
 pub struct RelayConfig {
+    /// What the relay shows; none: what the endpoint shows to nodes.
+    pub certificate: Option<KeyFiles>,
     /// The realms served; none: all, openly.
     pub realms: Option<HashMap<String, RealmAccess>>,
+    /// Nodes, at most.
+    pub nodes: Option<usize>,
     /// Nodes of a realm, at most.
     pub nodes_per_realm: Option<usize>,
     /// What a node may send.
@@ -133,6 +138,7 @@ impl RelayService {
         }
         let relay = Relay::new(table::Config {
             realms,
+            nodes: config.nodes,
             nodes_per_realm: config.nodes_per_realm,
             per_node: config.per_node,
             per_realm: config.per_realm,

@@ -310,13 +310,15 @@ impl MeshSocket {
                 (meta.len, meta.stride) = (0, 0);
             }
         }
-        self.relabel(metas);
+        self.relabel(bufs, metas);
     }
 
     /// Makes it all come from labels that quinn knows.
-    fn relabel(&self, metas: &mut [RecvMeta]) {
+    fn relabel(&self, bufs: &[IoSliceMut<'_>], metas: &mut [RecvMeta]) {
         self.paths.relabel(metas.iter_mut().map(|meta| (&mut meta.addr, &mut meta.dst_ip)));
-        metas.iter().for_each(|meta| self.answers.note(meta.addr));
+        for (buf, meta) in bufs.iter().zip(metas) {
+            self.answers.note(meta.addr, &buf[..meta.len]);
+        }
     }
 
     /// What came through relays.
@@ -327,7 +329,7 @@ impl MeshSocket {
         metas: &mut [RecvMeta],
     ) -> Option<usize> {
         let taken = self.tunnels.inbound.take(cx, bufs, metas)?;
-        self.relabel(&mut metas[..taken]);
+        self.relabel(bufs, &mut metas[..taken]);
         Some(taken)
     }
 

@@ -15,8 +15,10 @@ use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay, VERSION
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use zeroize::Zeroizing;
 
 use super::{Mesh, RelayError, RelayUrl, State};
+use crate::answers::NOT_IN_QUIC;
 use crate::certificate::CertificateFault;
 use crate::dial::{self, DialError};
 use crate::endpoint::Shared;
@@ -186,7 +188,9 @@ impl Attachment<'_> {
         };
         let (realm, token) = (self.mesh.config.realm.clone(), self.mesh.config.token.clone());
         let attach = ToRelay::Attach { version, features: 0, realm, token };
-        send.write_all(&attach.encode()).await.map_err(|error| lost(&connection, error))?;
+        send.write_all(&Zeroizing::new(attach.encode()))
+            .await
+            .map_err(|error| lost(&connection, error))?;
         match read(&connection, &mut receive).await? {
             Some(ToNode::Attached { observed, .. }) => {
                 Ok(Attached { connection, send, receive, observed })
@@ -210,13 +214,12 @@ impl Attachment<'_> {
             let alone = n + 1 == addresses.len();
             let limit = if alone { ALONE } else { ADDRESS };
             let config = transport::attachment(&self.mesh.tls());
-            let answer = shared.socket.answers.expect(crate::socket::to_label(*address));
+            let answer = Arc::new(shared.socket.answers.expect(crate::socket::to_label(*address)));
+            self.mesh.dials(self.relay, &answer);
             match timeout(limit, dial::connect(shared, *address, config, &url.text)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => last = error.into(),
-                Err(_) if answer.came() => {
-                    last = RelayError::NotARelay("something answers, but not in QUIC".into());
-                }
+                Err(_) if answer.came() => last = RelayError::NotARelay(NOT_IN_QUIC.into()),
                 Err(_) => last = RelayError::Timeout,
             }
         }

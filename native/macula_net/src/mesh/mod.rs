@@ -18,6 +18,7 @@ use macula_core::mesh::seal;
 use macula_core::path::select::Path;
 use macula_core::relay::message::{Refusal, ToRelay};
 use macula_core::relay::table::MAX_CLAIMS;
+use macula_core::secret::Secret;
 use parking_lot::Mutex;
 use quinn::Connection;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
+use crate::answers::{Answer, NOT_IN_QUIC};
 use crate::certificate::{CertificateFault, CertificateFiles};
 use crate::cookies::Cookie;
 use crate::endpoint::{BindError, Shared, hex};
@@ -65,7 +67,7 @@ pub struct MeshConfig {
     /// A name under which other nodes find this one, beside its own.
     pub identity: Option<String>,
     /// What lets it in, where the realm asks for a token; else empty.
-    pub token: Vec<u8>,
+    pub token: Secret,
     /// Whether the relays' certificates must be of a trusted CA.
     pub verify: bool,
     /// Certificates for this.
@@ -188,6 +190,23 @@ pub(crate) struct Mesh {
 
 struct RelayState {
     state: State,
+    /// What came from the address that is dialled now, if one is.
+    dialled: Weak<Answer>,
+}
+
+impl RelayState {
+    /// Why this node is not attached, as far as an attempt that is under way can tell.
+    fn error(&self) -> Option<RelayError> {
+        let State::Down(error) = &self.state else {
+            return None;
+        };
+        let answer = self.dialled.upgrade().filter(|_| *error == RelayError::Trying);
+        Some(match answer {
+            Some(answer) if answer.is_foreign() => RelayError::NotARelay(NOT_IN_QUIC.into()),
+            Some(answer) if !answer.came() => RelayError::Timeout,
+            _ => error.clone(),
+        })
+    }
 }
 
 /// A tag this node claims.
@@ -282,11 +301,11 @@ impl Mesh {
         config: MeshConfig,
         cookie: Cookie,
     ) -> Result<Arc<Mesh>, JoinError> {
-        let tls = Tls::load(&config.certificates, shared.identity(), shared.handshakes());
+        let tls = Tls::load(&config.certificates, None, shared.identity(), shared.handshakes());
         let tls = tls.map_err(|failure| JoinError::Certificates(failure.into()))?;
         let (orders, inboxes): (Vec<_>, Vec<_>) =
             config.relays.iter().map(|_| mpsc::channel(ORDERS)).unzip();
-        let down = || RelayState { state: State::Down(RelayError::Trying) };
+        let down = || RelayState { state: State::Down(RelayError::Trying), dialled: Weak::new() };
         let mesh = Arc::new(Mesh {
             shared: Arc::downgrade(shared),
             relays: Mutex::new(config.relays.iter().map(|_| down()).collect()),
@@ -566,6 +585,13 @@ impl Mesh {
         self.changed();
     }
 
+    /// An address of a relay is dialled, for as long as `answer` is kept.
+    fn dials(&self, relay: usize, answer: &Arc<Answer>) {
+        if let Some(known) = self.relays.lock().get_mut(relay) {
+            known.dialled = Arc::downgrade(answer);
+        }
+    }
+
     fn set_state(&self, relay: usize, state: State) {
         if let Some(known) = self.relays.lock().get_mut(relay) {
             if known.state != state
@@ -692,11 +718,7 @@ impl Mesh {
 
     fn errors(&self) -> Vec<(RelayUrl, RelayError)> {
         let relays = self.relays.lock();
-        let errors =
-            self.config.relays.iter().zip(&*relays).filter_map(|(url, relay)| match &relay.state {
-                State::Down(error) => Some((url.clone(), error.clone())),
-                _ => None,
-            });
-        errors.collect()
+        let urls = self.config.relays.iter();
+        urls.zip(&*relays).filter_map(|(url, relay)| Some((url.clone(), relay.error()?))).collect()
     }
 }
