@@ -20,8 +20,8 @@ use crate::paths::LinkPaths;
 use crate::queue::Queue;
 use crate::reader::{self, Command, Inbox, PacketWaiter, Window};
 use crate::socket::{MeshSocket, from_label, to_label};
-use crate::tls;
 use crate::unreachable::Watch;
+use crate::{tls, transport};
 
 /// How long what was sent may take to be acknowledged when a link closes. A peer that is gone must
 /// not keep a closed link for longer.
@@ -295,7 +295,7 @@ impl Link {
             return;
         };
         let stats = self.state.connection.stats();
-        let sent = stats.frame_tx.stream + stats.frame_tx.ping;
+        let sent = transport::asking(&stats);
         self.socket.carry_out(paths, paths.look(sent, stats.frame_rx.acks, stats.path.rtt));
     }
 
@@ -393,7 +393,7 @@ impl Link {
             return None;
         }
         let stats = self.state.connection.stats();
-        Some((stats.frame_tx.stream + stats.frame_tx.ping, stats.udp_rx.datagrams))
+        Some((transport::asking(&stats), stats.udp_rx.datagrams))
     }
 
     /// Ends the link: its peer has started again.

@@ -369,7 +369,7 @@ impl MeshSocket {
 
 impl AsyncUdpSocket for MeshSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable(self))
+        Box::pin(Writable { socket: self, waiting: None })
     }
 
     /// Only a full socket is an error here: any other would end the connection's driver in quinn,
@@ -425,17 +425,35 @@ impl AsyncUdpSocket for MeshSocket {
     }
 }
 
-/// Tells quinn when the socket takes datagrams again.
-#[derive(Debug)]
-struct Writable(Arc<MeshSocket>);
+/// Tells a connection when the socket takes datagrams again. Each waits by itself: of those that
+/// poll the socket's readiness, tokio wakes the last one only.
+struct Writable {
+    socket: Arc<MeshSocket>,
+    waiting: Option<Waiting>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
 
 impl UdpPoller for Writable {
-    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &*self.0.io.read() {
-            Some(io) => io.poll_send_ready(cx),
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(io) = self.socket.io.read().clone() else {
             // Sending fails, which counts as a lost datagram.
-            None => Poll::Ready(Ok(())),
+            return Poll::Ready(Ok(()));
+        };
+        if self.waiting.is_none() && io.try_io(Interest::WRITABLE, || Ok(())).is_ok() {
+            return Poll::Ready(Ok(()));
         }
+        let waiting =
+            self.waiting.get_or_insert_with(|| Box::pin(async move { io.writable().await }));
+        let writable = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(writable)
+    }
+}
+
+impl std::fmt::Debug for Writable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writable")
     }
 }
 

@@ -101,6 +101,13 @@ pub fn admit(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(2 * STREAM_WINDOW));
 }
 
+/// Counts what a connection has sent that asks for an acknowledgement. Of what QUIC sends when none
+/// comes much is IMMEDIATE_ACK alone (draft-ietf-quic-ack-frequency).
+pub(crate) fn asking(stats: &quinn::ConnectionStats) -> u64 {
+    let sent = &stats.frame_tx;
+    sent.stream + sent.datagram + sent.ping + sent.immediate_ack
+}
+
 /// The port's parameters.
 pub(crate) fn endpoint(identity: &Identity) -> quinn::EndpointConfig {
     let mut config = identity.quic();

@@ -157,12 +157,13 @@ impl Attachment<'_> {
         loop {
             sleep(LOOK).await;
             let stats = connection.stats();
-            let sent = stats.frame_tx.datagram + stats.frame_tx.stream + stats.frame_tx.ping;
+            let sent = transport::asking(&stats);
             if !silence.look(began.elapsed(), sent, stats.frame_rx.acks) {
                 continue;
             }
             while acknowledged() == stats.frame_rx.acks {
-                if let Ok(attached) = self.attempt(INSIST).await {
+                let tried = self.attempt(INSIST).await;
+                if let Ok(attached) = tried {
                     return attached;
                 }
                 sleep(retry::jitter(random())).await;
