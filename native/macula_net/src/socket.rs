@@ -21,7 +21,7 @@ use tokio::io::Interest;
 
 use crate::answers::Answers;
 use crate::hops::{self, Hop};
-use crate::mesh::{Tunnels, is_label};
+use crate::mesh::{ANY_LEG, Tunnels, is_label};
 use crate::paths::{LinkPaths, Output, Paths};
 
 /// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
@@ -177,6 +177,7 @@ impl MeshSocket {
     /// Sends what was decided for a link. What cannot be sent right now is a lost datagram.
     pub(crate) fn carry_out(&self, link: &LinkPaths, outputs: Vec<Output>) {
         for output in outputs {
+            // The peer's leg may be too new to carry long ones, and what is repeated is to arrive.
             let (path, contents) = match &output {
                 Output::Control(path, packet) => (*path, &packet[..]),
                 Output::Again(datagram) => (link.current(), &datagram[..]),
@@ -188,16 +189,22 @@ impl MeshSocket {
                 segment_size: None,
                 src_ip: None,
             };
-            let _ = self.send_by(link, path, &transmit);
+            let _ = self.send_by(link, path, &transmit, ANY_LEG);
         }
     }
 
-    fn send_by(&self, link: &LinkPaths, path: Path, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_by(
+        &self,
+        link: &LinkPaths,
+        path: Path,
+        transmit: &Transmit<'_>,
+        longest: usize,
+    ) -> io::Result<()> {
         match path {
             Path::Direct(path) => self.send_to(path, transmit),
             Path::Relay(relay) => {
                 if let Some(tunnel) = link.tunnel() {
-                    self.tunnels.send_through(relay, &tunnel, transmit);
+                    self.tunnels.send_through(relay, &tunnel, transmit, longest);
                 }
                 Ok(())
             }
@@ -378,7 +385,7 @@ impl AsyncUdpSocket for MeshSocket {
         let label = to_label(transmit.destination);
         if let Some(link) = self.paths.of(&label) {
             link.note(transmit);
-            return self.send_by(&link, link.current(), transmit);
+            return self.send_by(&link, link.current(), transmit, usize::MAX);
         }
         if is_label(&label) {
             self.tunnels.send(&label, transmit);

@@ -35,7 +35,7 @@ use crate::tls::Tls;
 use attachment::Order;
 
 pub use tunnels::TunnelInfo;
-pub(crate) use tunnels::{Tunnels, is_label};
+pub(crate) use tunnels::{ANY_LEG, Tunnels, is_label};
 
 /// Orders that wait for an attachment. Whoever gives more waits.
 const ORDERS: usize = 16;

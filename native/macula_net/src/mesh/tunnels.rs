@@ -40,6 +40,9 @@ const IDLE: Duration = Duration::from_secs(300);
 /// heard through last may have stopped passing anything on.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// What every leg carries in one piece (RFC 9000, 14), less what is around it there and here.
+pub(crate) const ANY_LEG: usize = 1200 - 40 - HEADER - OVERHEAD;
+
 /// No relay: the peer was not heard yet.
 const UNKNOWN: usize = usize::MAX;
 
@@ -246,23 +249,32 @@ impl Tunnels {
         let relays = self.relays.read();
         let heard = relays.get(&tunnel.relay.load(Relaxed));
         let sent = match heard.filter(|_| tunnel.heard.lock().elapsed() < QUIET) {
-            Some(relay) => tunnel.send(relay, datagrams.clone()),
+            Some(relay) => tunnel.send(relay, datagrams.clone(), usize::MAX),
             None => {
-                let sent = relays.values().map(|relay| tunnel.send(relay, datagrams.clone()));
+                let sent = relays.values();
+                let sent = sent.map(|relay| tunnel.send(relay, datagrams.clone(), usize::MAX));
                 sent.max().unwrap_or(0)
             }
         };
         self.counters.unsent.fetch_add((datagrams.len() - sent) as u64, Relaxed);
     }
 
-    /// Sends to a label through the relay with this number.
-    pub(crate) fn send_through(&self, relay: usize, label: &SocketAddr, transmit: &Transmit<'_>) {
+    /// Sends to a label through the relay with this number, nothing longer than `longest` in one
+    /// piece.
+    pub(crate) fn send_through(
+        &self,
+        relay: usize,
+        label: &SocketAddr,
+        transmit: &Transmit<'_>,
+        longest: usize,
+    ) {
         let Some(tunnel) = self.tunnels.read().by_label.get(label).cloned() else {
             return;
         };
         let datagrams = datagrams(transmit);
         let relays = self.relays.read();
-        let sent = relays.get(&relay).map_or(0, |relay| tunnel.send(relay, datagrams.clone()));
+        let sent = relays.get(&relay);
+        let sent = sent.map_or(0, |relay| tunnel.send(relay, datagrams.clone(), longest));
         self.counters.unsent.fetch_add((datagrams.len() - sent) as u64, Relaxed);
     }
 
@@ -363,8 +375,14 @@ impl Tunnel {
     }
 
     /// Sends datagrams through a relay; gives how many it took.
-    fn send<'a>(&self, relay: &Connection, datagrams: impl Iterator<Item = &'a [u8]>) -> usize {
+    fn send<'a>(
+        &self,
+        relay: &Connection,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+        longest: usize,
+    ) -> usize {
         let room = relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD));
+        let room = room.map(|room| room.min(longest));
         let Some(room) = room else {
             return 0;
         };
