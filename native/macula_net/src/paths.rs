@@ -32,6 +32,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// QUIC sent last to find out, two of them each time (RFC 9002, 6.2.4).
 const RECENT: usize = 4;
 
+/// The bit that tells a handshake's packets from those of an established connection (RFC 9000, 17).
+const LONG_HEADER: u8 = 0x80;
+
 /// All links that have a path.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
@@ -229,6 +232,11 @@ impl LinkPaths {
         let Some(last) = transmit.contents.chunks(size).next_back() else {
             return;
         };
+        // A long header is of a handshake: somebody asks the peer, on another connection, whether it
+        // has started anew. Repeating that would help nobody.
+        if last.first().is_none_or(|first| first & LONG_HEADER != 0) {
+            return;
+        }
         let mut recent = self.recent.lock();
         let at = recent.next;
         recent.next = (at + 1) % RECENT;
