@@ -3,6 +3,10 @@
 //! A tag belongs to who proved a claim to it last, unless the former holder is alive: it is pinged,
 //! and an answer within [`TRIAL`] keeps it. A node that comes with the key of the holder is the
 //! holder itself, come back before its former connection was missed.
+//!
+//! What is held here comes before whatever peers say; a tag that nobody holds here may be held at
+//! one of them ([`super::peering`]). A datagram goes between relays once: what came from a peer is
+//! for those who are attached here, and nobody else.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,15 +15,25 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::between::{Announcement, Between, MAX_PROOFS, Proof};
 use super::limits::{Limits, Meter};
 use super::message::{Refusal, ToNode, ToRelay, VERSIONS};
+use super::peering::{Learned, Peering, Peers};
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
 use crate::mesh::packet::Packet;
+use crate::mesh::record::{Attachment as Attached, Record};
 
 /// How long the holder of a tag has to show that it lives when another node claims it: a busy VM
 /// pauses for less, and a container that was started again is to have its name within two seconds.
 pub const TRIAL: Duration = Duration::from_millis(500);
+
+/// How long the holder of a tag has to show that it lives when another relay says that it is there
+/// now: most often it is at both. Longer than any way to a node takes.
+pub const ELSEWHERE_TRIAL: Duration = Duration::from_secs(3);
+
+/// Questions of one peer about holders that may be open at once.
+const MAX_PROBES: usize = 256;
 
 /// Tags one node may hold or be waiting for: one for each cookie it uses, and for each of its names.
 pub const MAX_CLAIMS: usize = 64;
@@ -50,6 +64,10 @@ impl Token {
     pub fn new(token: &[u8]) -> Token {
         Token(Sha256::digest(token).into())
     }
+
+    pub(super) fn hash(&self) -> &[u8; LEN] {
+        &self.0
+    }
 }
 
 /// What a relay serves.
@@ -70,6 +88,8 @@ pub struct Config {
 pub struct Stranger {
     /// The hash of the key it showed in TLS.
     pub node_id: [u8; LEN],
+    /// The hash of the key this relay showed it.
+    pub relay_id: [u8; LEN],
     /// Keying material of its connection.
     pub exporter: [u8; LEN],
     /// Where it is seen.
@@ -83,13 +103,32 @@ pub enum Action {
     Send(Id, ToNode),
     /// Send this last, and close.
     Close(Id, ToNode),
+    /// Send this to a peer.
+    Tell(Id, Between),
+    /// Send this to a peer last, and close.
+    Part(Id, Refusal),
+    /// There is something for [`Relay::announcement`] to tell a peer.
+    Wake(Id),
+}
+
+/// What a relay knows about itself and the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The time since any fixed moment.
+    pub now: Duration,
+    /// Milliseconds since 1970.
+    pub wall: u64,
 }
 
 /// What to do with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// Pass it on.
+    /// Pass it on to a node.
     To(Id),
+    /// Pass it on to a peer.
+    ToPeer(Id),
+    /// Drop it: the peer it is for is being called again.
+    Lost,
     /// Say that nobody holds the tag.
     Nobody(Tag),
     /// Drop it: the node sends more than it may. True: and tell it.
@@ -104,6 +143,7 @@ pub struct Relay {
     config: Config,
     attachments: HashMap<Id, Attachment>,
     realms: HashMap<String, Realm>,
+    peers: Peers,
     trials: Vec<Trial>,
     last_token: u64,
 }
@@ -128,17 +168,45 @@ struct Realm {
 struct Holder {
     id: Id,
     sealed: Arc<[u8]>,
+    /// Its word for other relays, once it gave it.
+    record: Option<Record>,
 }
 
-/// The holder of a tag was asked for a sign of life, because another node claims the tag.
+/// The holder of a tag was asked for a sign of life.
 #[derive(Debug)]
 struct Trial {
     token: u64,
-    holder: Id,
-    claimant: Id,
+    asked: Asked,
+    why: Why,
+    realm: String,
     tag: Tag,
-    sealed: Arc<[u8]>,
     ends: Duration,
+}
+
+/// Who was asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// The holder.
+    Holder(Id),
+    /// The peer where this node holds the tag.
+    Peer(Id, [u8; LEN]),
+}
+
+/// Why it was asked.
+#[derive(Debug)]
+enum Why {
+    /// A node claims the tag.
+    Claim { claimant: Id, sealed: Arc<[u8]>, record: Option<Record> },
+    /// A peer asks, by its own token.
+    Probe(Id, u64),
+    /// A peer says that the tag is held there now.
+    Elsewhere,
+}
+
+impl Trial {
+    fn is_claim_of(&self, id: Id) -> bool {
+        matches!(self.why, Why::Claim { claimant, .. } if claimant == id)
+    }
 }
 
 impl Relay {
@@ -147,29 +215,37 @@ impl Relay {
         Relay { config, ..Relay::default() }
     }
 
-    /// Somebody has connected.
-    pub fn connected(&mut self, id: Id, stranger: Stranger) -> Vec<Action> {
+    /// What a relay says first to whoever has connected.
+    pub fn offer() -> ToNode {
+        ToNode::Offer { versions: VERSIONS, features: 0 }
+    }
+
+    /// A node has connected.
+    pub fn connected(&mut self, id: Id, stranger: Stranger) {
         let attachment =
             Attachment { stranger, realm: None, claims: Vec::new(), meter: Meter::default() };
         self.attachments.insert(id, attachment);
-        vec![Action::Send(id, ToNode::Offer { versions: VERSIONS, features: 0 })]
     }
 
-    /// A connection has ended.
-    pub fn gone(&mut self, id: Id) {
+    /// The connection of a node has ended.
+    pub fn gone(&mut self, id: Id) -> Vec<Action> {
         let Some(attachment) = self.attachments.remove(&id) else {
-            return;
+            return Vec::new();
         };
+        let mut actions = Vec::new();
         if let Some(name) = attachment.realm
             && let Some(realm) = self.realms.get_mut(&name)
         {
-            self.trials.retain(|trial| trial.claimant != id);
-            realm.holders.retain(|_, holder| holder.id != id);
+            self.trials.retain(|trial| !trial.is_claim_of(id));
+            let left = realm.holders.extract_if(|_, holder| holder.id == id);
+            let left: Vec<_> = left.filter(|(_, holder)| holder.record.is_some()).collect();
             realm.nodes -= 1;
             if realm.nodes == 0 {
                 self.realms.remove(&name);
             }
+            left.iter().for_each(|(tag, _)| actions.extend(self.mark(&name, *tag)));
         }
+        actions
     }
 
     /// Attached nodes.
@@ -177,10 +253,26 @@ impl Relay {
         self.realms.values().map(|realm| realm.nodes).sum()
     }
 
+    /// Connected peers.
+    pub fn peers(&self) -> usize {
+        self.peers.count()
+    }
+
+    /// What is known of the tags held at peers.
+    pub fn records(&self) -> usize {
+        self.peers.records()
+    }
+
+    /// The realms that a CA decides about.
+    pub fn authorities(&self) -> impl Iterator<Item = &String> {
+        let realms = self.config.realms.iter().flatten();
+        realms.filter(|(_, access)| **access == Access::Authority).map(|(realm, _)| realm)
+    }
+
     /// Takes a message of `id`. `vouched` says whether its certificate is of the CA of a realm.
     pub fn receive(
         &mut self,
-        now: Duration,
+        Clock { now, wall }: Clock,
         id: Id,
         message: ToRelay,
         vouched: impl FnOnce(&str) -> bool,
@@ -193,7 +285,7 @@ impl Relay {
             ToRelay::Attach { version, realm, token, .. } if !attached => {
                 let admitted = self.admit(version, &realm, &token, vouched);
                 match admitted {
-                    Ok(()) => self.attach(now, id, realm),
+                    Ok(()) => self.attach(now, wall, id, realm),
                     Err(refusal) => self.refuse(id, refusal),
                 }
             }
@@ -206,10 +298,11 @@ impl Relay {
                     None => self.refuse(id, Refusal::Proof),
                 }
             }
+            ToRelay::Record(record) if attached => self.record(now, id, record),
             ToRelay::Release(tag) if attached => self.release(id, tag),
             ToRelay::Ping(token) if attached => vec![Action::Send(id, ToNode::Pong(token))],
-            ToRelay::Pong(token) if attached => self.alive(id, token),
-            ToRelay::List if attached => self.list(id),
+            ToRelay::Pong(token) if attached => self.alive(now, id, token),
+            ToRelay::List if attached => self.list(now, id),
             _ => self.refuse(id, Refusal::Malformed),
         }
     }
@@ -238,10 +331,110 @@ impl Relay {
         }
         attachment.meter.take(bytes);
         realm.meter.take(bytes);
+        if let Some(holder) = realm.holders.get(&to) {
+            return Forward::To(holder.id);
+        }
+        let place = attachment.realm.as_ref().and_then(|name| self.peers.place(now, name, &to));
+        match place {
+            Some(place) if self.peers.is_up(place.peer) => Forward::ToPeer(place.peer),
+            Some(_) => Forward::Lost,
+            None => Forward::Nobody(to),
+        }
+    }
+
+    /// Where a datagram goes that a peer has forwarded: to a node here, or nowhere.
+    pub fn forward_here(&mut self, now: Duration, id: Id, datagram: &[u8]) -> Forward {
+        let Some(Packet::Data { to, from, .. }) = Packet::decode(datagram) else {
+            return Forward::Invalid;
+        };
+        let from = self.peers.place_at(now, id, &from).filter(|_| self.peers.is_up(id));
+        let Some(from) = from else {
+            return Forward::Invalid;
+        };
+        let Some(realm) = self.realms.get_mut(&*from.realm) else {
+            return Forward::Nobody(to);
+        };
+        let bytes = datagram.len() as u64;
+        if !realm.meter.has(now, bytes) {
+            return Forward::Slow(false);
+        }
+        realm.meter.take(bytes);
         match realm.holders.get(&to) {
             Some(holder) => Forward::To(holder.id),
             None => Forward::Nobody(to),
         }
+    }
+
+    /// A relay wants to be a peer, or was called and has agreed to be one.
+    ///
+    /// # Errors
+    /// Why it becomes none.
+    pub fn peered(
+        &mut self,
+        now: Duration,
+        id: Id,
+        peering: Peering,
+    ) -> Result<Vec<Action>, Refusal> {
+        let shown = self.peers.add(now, id, peering, &self.config)?;
+        let mut actions = proofs(id, &shown);
+        let realms: Vec<_> = self.realms.keys().cloned().collect();
+        actions.extend(self.tell_of(id, &realms));
+        Ok(actions)
+    }
+
+    /// Takes a message of a peer, an [`Between::Announce`] with the tag it was verified for.
+    pub fn hear(&mut self, clock: Clock, id: Id, message: Heard) -> (Vec<Action>, Learned) {
+        let actions = match message {
+            _ if !self.peers.is_up(id) => Vec::new(),
+            Heard::Announced(tag, announced) => return self.learn(clock, id, tag, announced),
+            Heard::Said(Between::Proofs(proved)) => {
+                let (realms, shown) = self.peers.prove(id, &proved);
+                let mut actions = proofs(id, &shown);
+                actions.extend(self.tell_of(id, &realms));
+                actions
+            }
+            Heard::Said(Between::Withdraw(tag)) => {
+                self.peers.withdraw(id, &tag);
+                Vec::new()
+            }
+            Heard::Said(Between::Probe { token, realm, tag, node }) => {
+                self.probe(clock.now, id, token, (&realm, tag, node))
+            }
+            Heard::Said(Between::Alive(token)) => self.alive_at(clock.now, id, token),
+            Heard::Said(Between::Ping(token)) => vec![Action::Tell(id, Between::Pong(token))],
+            Heard::Said(Between::Pong(_) | Between::Ended(_)) => Vec::new(),
+            Heard::Said(Between::Announce(_)) => return (Vec::new(), Learned::Refused),
+        };
+        (actions, Learned::Known)
+    }
+
+    /// What a peer is to be told next of the tags held here; none: it knows all.
+    pub fn announcement(&mut self, id: Id) -> Option<Between> {
+        let (realm, tag) = self.peers.next(id)?;
+        let own = self.peers.peering(id)?.own;
+        let holder = self.realms.get(&*realm).and_then(|realm| realm.holders.get(&tag));
+        let stranger = holder.and_then(|holder| Some(&self.attachments.get(&holder.id)?.stranger));
+        Some(match (holder, stranger) {
+            // A record for the key this relay had before is none for this peer.
+            (Some(Holder { record: Some(record), sealed, .. }), Some(stranger))
+                if stranger.relay_id == own =>
+            {
+                Between::Announce(Announcement {
+                    realm: realm.to_string(),
+                    node: stranger.node_id,
+                    record: record.clone(),
+                    sealed: sealed.to_vec(),
+                })
+            }
+            _ => Between::Withdraw(tag),
+        })
+    }
+
+    /// A peering has ended. `broke`: without a word, so that it is likely to be back soon.
+    pub fn parted(&mut self, now: Duration, id: Id, broke: bool) {
+        let of_peer = |trial: &Trial| matches!(trial.why, Why::Probe(peer, _) if peer == id);
+        self.trials.retain(|trial| !of_peer(trial));
+        self.peers.gone(now, id, broke);
     }
 
     /// When [`Relay::expire`] has something to do.
@@ -254,7 +447,13 @@ impl Relay {
         let (over, open) = self.trials.drain(..).partition(|trial| trial.ends <= now);
         self.trials = open;
         let over: Vec<Trial> = over;
-        over.into_iter().flat_map(|trial| self.succeed(trial)).collect()
+        let mut actions: Vec<_> =
+            over.into_iter().flat_map(|trial| self.succeed(now, trial)).collect();
+        for id in self.peers.expire(now, &self.config) {
+            self.parted(now, id, false);
+            actions.push(Action::Part(id, Refusal::Token));
+        }
+        actions
     }
 
     /// Tells everybody that the relay goes.
@@ -290,7 +489,7 @@ impl Relay {
         }
     }
 
-    fn attach(&mut self, now: Duration, id: Id, name: String) -> Vec<Action> {
+    fn attach(&mut self, now: Duration, wall: u64, id: Id, name: String) -> Vec<Action> {
         let Some(attachment) = self.attachments.get_mut(&id) else {
             return Vec::new();
         };
@@ -303,37 +502,77 @@ impl Relay {
         attachment.realm = Some(name);
         attachment.meter = Meter::new(&self.config.per_node, now);
         let observed = attachment.stranger.address;
-        vec![Action::Send(id, ToNode::Attached { features: 0, observed })]
+        vec![Action::Send(id, ToNode::Attached { features: 0, observed, time: wall })]
     }
 
     fn claim(&mut self, now: Duration, id: Id, tag: Tag, sealed: Arc<[u8]>) -> Vec<Action> {
-        let Some(holder) = self.holder(id, &tag).filter(|holder| *holder != id) else {
-            return self.hold(id, tag, sealed);
-        };
-        if self.node_id(holder) == self.node_id(id) {
+        let holder = self.holder(id, &tag);
+        if holder == Some(id) {
+            return self.hold(now, id, tag, sealed, None);
+        }
+        if let Some(holder) = holder
+            && self.node_id(holder) == self.node_id(id)
+        {
             let mut actions = self.refuse(holder, Refusal::Replaced);
-            actions.extend(self.hold(id, tag, sealed));
+            actions.extend(self.hold(now, id, tag, sealed, None));
             return actions;
         }
+        let rival = match holder {
+            Some(holder) => Some(Asked::Holder(holder)),
+            None => self.rival(now, id, &tag),
+        };
+        let Some(rival) = rival else {
+            return self.hold(now, id, tag, sealed, None);
+        };
         // One trial a claimant: a claim repeated meanwhile changes nothing, and is no reason to ask
         // the holder again.
-        if self.trials.iter().any(|trial| trial.claimant == id && trial.tag == tag) {
+        if self.trials.iter().any(|trial| trial.is_claim_of(id) && trial.tag == tag) {
             return Vec::new();
         }
+        let realm = self.attachments.get(&id).and_then(|attachment| attachment.realm.clone());
+        let why = Why::Claim { claimant: id, sealed, record: None };
+        vec![self.ask(now + TRIAL, rival, why, (&realm.unwrap_or_default(), tag))]
+    }
+
+    /// Another node that holds a tag at a peer, as far as is known.
+    fn rival(&self, now: Duration, id: Id, tag: &Tag) -> Option<Asked> {
+        let realm = self.attachments.get(&id)?.realm.as_ref()?;
+        let place = self.peers.place(now, realm, tag)?;
+        let is_rival = self.peers.is_up(place.peer) && Some(&place.node) != self.node_id(id);
+        is_rival.then_some(Asked::Peer(place.peer, place.node))
+    }
+
+    /// Asks a holder for a sign of life.
+    fn ask(&mut self, ends: Duration, asked: Asked, why: Why, of: (&str, Tag)) -> Action {
         self.last_token += 1;
-        let (token, ends) = (self.last_token, now + TRIAL);
-        self.trials.push(Trial { token, holder, claimant: id, tag, sealed, ends });
-        vec![Action::Send(holder, ToNode::Ping(token))]
+        let (token, realm, tag) = (self.last_token, of.0.to_string(), of.1);
+        let question = match asked {
+            Asked::Holder(holder) => Action::Send(holder, ToNode::Ping(token)),
+            Asked::Peer(peer, node) => {
+                let realm = realm.clone();
+                Action::Tell(peer, Between::Probe { token, realm, tag, node })
+            }
+        };
+        self.trials.push(Trial { token, asked, why, realm, tag, ends });
+        question
     }
 
     /// Whether `id` may claim `tag`, beside what it holds and waits for.
     fn may_claim(&self, id: Id, tag: &Tag) -> bool {
         let held = self.attachments.get(&id).map_or(&[][..], |attachment| &attachment.claims);
-        let awaited = self.trials.iter().filter(|trial| trial.claimant == id);
+        let awaited = self.trials.iter().filter(|trial| trial.is_claim_of(id));
         held.contains(tag) || held.len() + awaited.count() < MAX_CLAIMS
     }
 
-    fn hold(&mut self, id: Id, tag: Tag, sealed: Arc<[u8]>) -> Vec<Action> {
+    /// Makes `id` the holder of a tag. What it said for other relays before is kept.
+    fn hold(
+        &mut self,
+        now: Duration,
+        id: Id,
+        tag: Tag,
+        sealed: Arc<[u8]>,
+        record: Option<Record>,
+    ) -> Vec<Action> {
         let Some(attachment) = self.attachments.get_mut(&id) else {
             return Vec::new();
         };
@@ -341,69 +580,244 @@ impl Relay {
         let Some(realm) = realm else {
             return Vec::new();
         };
-        self.trials.retain(|trial| trial.claimant != id || trial.tag != tag);
+        self.trials.retain(|trial| !trial.is_claim_of(id) || trial.tag != tag);
         if !attachment.claims.contains(&tag) {
             attachment.claims.push(tag);
         }
-        realm.holders.insert(tag, Holder { id, sealed });
-        vec![Action::Send(id, ToNode::Held(tag))]
+        let former = realm.holders.remove(&tag).filter(|former| former.id == id);
+        let former = former.and_then(|former| former.record);
+        realm.holders.insert(tag, Holder { id, sealed, record: former });
+        let mut actions = vec![Action::Send(id, ToNode::Held(tag))];
+        if let Some(record) = record {
+            actions.extend(self.publish(now, id, tag, record));
+        }
+        actions
     }
 
-    fn release(&mut self, id: Id, tag: Tag) -> Vec<Action> {
-        if let Some(attachment) = self.attachments.get_mut(&id) {
-            attachment.claims.retain(|claimed| *claimed != tag);
-            let realm = attachment.realm.as_ref().and_then(|name| self.realms.get_mut(name));
-            if let Some(realm) = realm
-                && realm.holders.get(&tag).is_some_and(|holder| holder.id == id)
+    /// Takes a node's word for other relays about a tag that it holds, or waits for.
+    fn record(&mut self, now: Duration, id: Id, record: Record) -> Vec<Action> {
+        let Some(Attachment { stranger, realm: Some(realm), .. }) = self.attachments.get(&id)
+        else {
+            return Vec::new();
+        };
+        let at = Attached { node: stranger.node_id, relay: stranger.relay_id };
+        let Some(tag) = record.verify(realm, &at) else {
+            return self.refuse(id, Refusal::Proof);
+        };
+        if self.holder(id, &tag) == Some(id) {
+            return self.publish(now, id, tag, record);
+        }
+        for trial in &mut self.trials {
+            if trial.is_claim_of(id)
+                && trial.tag == tag
+                && let Why::Claim { record: said, .. } = &mut trial.why
             {
-                realm.holders.remove(&tag);
+                *said = Some(record.clone());
             }
         }
         Vec::new()
     }
 
-    /// The holder gave the sign of life: it keeps the tag.
-    fn alive(&mut self, id: Id, token: u64) -> Vec<Action> {
-        let trial = self.trials.iter().position(|trial| trial.token == token && trial.holder == id);
-        match trial {
-            Some(at) => {
-                let trial = self.trials.remove(at);
-                if self.holder(trial.claimant, &trial.tag) == Some(id) {
-                    return vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))];
-                }
-                // It has let go of the tag meanwhile.
-                self.succeed(trial)
-            }
-            None => Vec::new(),
-        }
-    }
-
-    /// The claimant of a trial takes the holder's place, unless another one did meanwhile.
-    fn succeed(&mut self, trial: Trial) -> Vec<Action> {
-        match self.holder(trial.claimant, &trial.tag) {
-            Some(holder) if holder == trial.holder => {
-                let mut actions = self.refuse(holder, Refusal::Replaced);
-                actions.extend(self.hold(trial.claimant, trial.tag, trial.sealed));
-                actions
-            }
-            Some(holder) if holder != trial.claimant => {
-                vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))]
-            }
-            _ => self.hold(trial.claimant, trial.tag, trial.sealed),
-        }
-    }
-
-    fn list(&self, id: Id) -> Vec<Action> {
-        let holders = self.realm_of(id).into_iter().flat_map(|realm| &realm.holders);
-        let entries = holders.take(MAX_LISTED).map(|(tag, holder)| {
-            Action::Send(id, ToNode::Entry { tag: *tag, sealed: holder.sealed.clone() })
+    /// Has peers be told of a tag, and its holder of a record elsewhere that outdoes its own.
+    fn publish(&mut self, now: Duration, id: Id, tag: Tag, record: Record) -> Vec<Action> {
+        let Some(name) = self.attachments.get(&id).and_then(|it| it.realm.clone()) else {
+            return Vec::new();
+        };
+        let mut actions = Vec::new();
+        let newest = self.peers.place(now, &name, &tag).filter(|place| {
+            place.sequence >= record.sequence && Some(&place.node) != self.node_id(id)
         });
+        if let Some(place) = newest {
+            actions.push(Action::Send(id, ToNode::Stale { tag, newest: place.sequence }));
+        }
+        let realm = self.realms.get_mut(&name);
+        if let Some(holder) = realm.and_then(|realm| realm.holders.get_mut(&tag))
+            && holder.record.as_ref().is_none_or(|former| former.sequence < record.sequence)
+        {
+            holder.record = Some(record);
+            actions.extend(self.mark(&name, tag));
+        }
+        actions
+    }
+
+    fn release(&mut self, id: Id, tag: Tag) -> Vec<Action> {
+        let Some(attachment) = self.attachments.get_mut(&id) else {
+            return Vec::new();
+        };
+        attachment.claims.retain(|claimed| *claimed != tag);
+        let Some(name) = attachment.realm.clone() else {
+            return Vec::new();
+        };
+        match self.realms.get_mut(&name) {
+            Some(realm) if realm.holders.get(&tag).is_some_and(|holder| holder.id == id) => {
+                realm.holders.remove(&tag);
+                self.mark(&name, tag)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A node gave the sign of life: it keeps the tag.
+    fn alive(&mut self, now: Duration, id: Id, token: u64) -> Vec<Action> {
+        let trial = self
+            .trials
+            .iter()
+            .position(|trial| trial.token == token && trial.asked == Asked::Holder(id));
+        let Some(trial) = trial.map(|at| self.trials.remove(at)) else {
+            return Vec::new();
+        };
+        let holds = self.holder_in(&trial.realm, &trial.tag) == Some(id);
+        match trial.why {
+            Why::Claim { claimant, .. } if holds => {
+                vec![Action::Send(claimant, ToNode::Taken(trial.tag))]
+            }
+            // It has let go of the tag meanwhile.
+            Why::Claim { .. } => self.succeed(now, trial),
+            Why::Probe(peer, token) if holds => vec![Action::Tell(peer, Between::Alive(token))],
+            Why::Probe(..) | Why::Elsewhere => Vec::new(),
+        }
+    }
+
+    /// A peer says that the node that holds a tag there is alive.
+    fn alive_at(&mut self, now: Duration, id: Id, token: u64) -> Vec<Action> {
+        let of_peer = |trial: &Trial| matches!(trial.asked, Asked::Peer(peer, _) if peer == id);
+        let trial = self.trials.iter().position(|trial| trial.token == token && of_peer(trial));
+        let Some(trial) = trial.map(|at| self.trials.remove(at)) else {
+            return Vec::new();
+        };
+        let place = self.peers.place_at(now, id, &trial.tag);
+        let is_there = place.is_some_and(|place| trial.asked == Asked::Peer(id, place.node));
+        match trial.why {
+            Why::Claim { claimant, .. } if is_there => {
+                vec![Action::Send(claimant, ToNode::Taken(trial.tag))]
+            }
+            _ => self.succeed(now, trial),
+        }
+    }
+
+    /// Nobody spoke for the former holder: the claimant takes its place, unless another one did
+    /// meanwhile.
+    fn succeed(&mut self, now: Duration, trial: Trial) -> Vec<Action> {
+        let Trial { asked, why, realm, tag, .. } = trial;
+        let holder = self.holder_in(&realm, &tag);
+        match why {
+            Why::Probe(..) => Vec::new(),
+            Why::Elsewhere => match holder {
+                Some(holder)
+                    if asked == Asked::Holder(holder) && self.is_outdone(now, &realm, &tag) =>
+                {
+                    self.refuse(holder, Refusal::Replaced)
+                }
+                _ => Vec::new(),
+            },
+            Why::Claim { claimant, sealed, record } => match holder {
+                Some(holder) if asked == Asked::Holder(holder) => {
+                    let mut actions = self.refuse(holder, Refusal::Replaced);
+                    actions.extend(self.hold(now, claimant, tag, sealed, record));
+                    actions
+                }
+                Some(holder) if holder != claimant => {
+                    vec![Action::Send(claimant, ToNode::Taken(tag))]
+                }
+                _ => self.hold(now, claimant, tag, sealed, record),
+            },
+        }
+    }
+
+    /// Whether a node said later that it holds a tag at a peer than the holder here said its word.
+    fn is_outdone(&self, now: Duration, realm: &str, tag: &Tag) -> bool {
+        let holder = self.realms.get(realm).and_then(|realm| realm.holders.get(tag));
+        let record = holder.and_then(|holder| holder.record.as_ref());
+        let said = record.map_or(0, |record| record.sequence);
+        self.peers.place(now, realm, tag).is_some_and(|place| place.sequence > said)
+    }
+
+    /// A peer asks whether the node that holds a tag here is alive.
+    fn probe(
+        &mut self,
+        now: Duration,
+        id: Id,
+        token: u64,
+        (realm, tag, node): (&str, Tag, [u8; LEN]),
+    ) -> Vec<Action> {
+        let of_peer = |trial: &&Trial| matches!(trial.why, Why::Probe(peer, _) if peer == id);
+        let holder = self.holder_in(realm, &tag);
+        let holder = holder.filter(|holder| self.node_id(*holder) == Some(&node));
+        match holder {
+            Some(holder)
+                if self.peers.lets_in(id, realm, &self.config)
+                    && self.trials.iter().filter(of_peer).count() < MAX_PROBES =>
+            {
+                let (asked, why) = (Asked::Holder(holder), Why::Probe(id, token));
+                vec![self.ask(now + TRIAL, asked, why, (realm, tag))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes what a peer says of a tag. Where a node holds it here, that one is asked whether it is
+    /// still there: most often it is attached to both relays.
+    fn learn(
+        &mut self,
+        clock: Clock,
+        id: Id,
+        tag: Tag,
+        announced: Announcement,
+    ) -> (Vec<Action>, Learned) {
+        let (realm, node) = (announced.realm.clone(), announced.node);
+        let Clock { now, wall } = clock;
+        let learned = self.peers.learn(now, wall, id, (tag, announced), &self.config);
+        let holder = self.holder_in(&realm, &tag);
+        let (Learned::News, Some(holder)) = (learned, holder) else {
+            return (Vec::new(), learned);
+        };
+        let open = self.trials.iter().any(|trial| {
+            matches!(trial.why, Why::Elsewhere) && trial.tag == tag && trial.realm == realm
+        });
+        if open || !self.is_outdone(now, &realm, &tag) {
+            return (Vec::new(), learned);
+        }
+        let limit = if self.node_id(holder) == Some(&node) { ELSEWHERE_TRIAL } else { TRIAL };
+        let asked = Asked::Holder(holder);
+        (vec![self.ask(now + limit, asked, Why::Elsewhere, (&realm, tag))], learned)
+    }
+
+    fn list(&self, now: Duration, id: Id) -> Vec<Action> {
+        let name = self.attachments.get(&id).and_then(|attachment| attachment.realm.as_deref());
+        let name = name.unwrap_or_default();
+        let realm = self.realms.get(name);
+        let here = realm.into_iter().flat_map(|realm| &realm.holders);
+        let here = here.map(|(tag, holder)| (*tag, holder.sealed.clone()));
+        let is_here = |tag: &Tag| realm.is_some_and(|realm| realm.holders.contains_key(tag));
+        let there = self.peers.names(now, name).filter(|(tag, _)| !is_here(tag));
+        let entries = here.chain(there).take(MAX_LISTED);
+        let entries = entries.map(|(tag, sealed)| Action::Send(id, ToNode::Entry { tag, sealed }));
         entries.chain([Action::Send(id, ToNode::Listed)]).collect()
     }
 
+    /// Has all peers be told anew of a tag.
+    fn mark(&mut self, realm: &str, tag: Tag) -> Vec<Action> {
+        let woken = self.peers.mark(realm, tag, &self.config);
+        woken.into_iter().map(Action::Wake).collect()
+    }
+
+    /// Has a peer be told of all that is held here in those of these realms that it is let into.
+    fn tell_of(&mut self, id: Id, realms: &[String]) -> Vec<Action> {
+        for name in realms {
+            if !self.peers.lets_in(id, name, &self.config) {
+                continue;
+            }
+            let holders = self.realms.get(name).into_iter().flat_map(|realm| &realm.holders);
+            let said = holders.filter(|(_, holder)| holder.record.is_some());
+            self.peers.mark_all(id, name, said.map(|(tag, _)| *tag));
+        }
+        vec![Action::Wake(id)]
+    }
+
     fn refuse(&mut self, id: Id, refusal: Refusal) -> Vec<Action> {
-        self.gone(id);
-        vec![Action::Close(id, ToNode::Refused(refusal))]
+        let mut actions = self.gone(id);
+        actions.push(Action::Close(id, ToNode::Refused(refusal)));
+        actions
     }
 
     fn realm_of(&self, id: Id) -> Option<&Realm> {
@@ -415,9 +829,44 @@ impl Relay {
         Some(self.realm_of(id)?.holders.get(tag)?.id)
     }
 
+    /// Who holds `tag` in a realm here.
+    fn holder_in(&self, realm: &str, tag: &Tag) -> Option<Id> {
+        Some(self.realms.get(realm)?.holders.get(tag)?.id)
+    }
+
     fn node_id(&self, id: Id) -> Option<&[u8; LEN]> {
         Some(&self.attachments.get(&id)?.stranger.node_id)
     }
+}
+
+/// What a peer says.
+#[derive(Debug)]
+pub enum Heard {
+    /// A tag is held there, by the word of its node.
+    Announced(Tag, Announcement),
+    /// Anything else.
+    Said(Between),
+}
+
+impl Heard {
+    /// Checks what `relay` says. Costs time for an announcement.
+    ///
+    /// # Errors
+    /// [`Refusal::Proof`]: it announces what no node said.
+    pub fn check(message: Between, relay: &[u8; LEN]) -> Result<Heard, Refusal> {
+        match message {
+            Between::Announce(announced) => match announced.verify(relay) {
+                Some(tag) => Ok(Heard::Announced(tag, announced)),
+                None => Err(Refusal::Proof),
+            },
+            said => Ok(Heard::Said(said)),
+        }
+    }
+}
+
+fn proofs(id: Id, shown: &[Proof]) -> Vec<Action> {
+    let tell = |proofs: &[Proof]| Action::Tell(id, Between::Proofs(proofs.to_vec()));
+    shown.chunks(MAX_PROOFS).map(tell).collect()
 }
 
 #[cfg(test)]
@@ -429,23 +878,33 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
+    fn at(now: Duration) -> Clock {
+        Clock { now, wall: now.as_millis() as u64 }
+    }
+
     /// Attaches node `id`, whose key and connection are told by its number.
     fn attach(relay: &mut Relay, id: Id, node: u8, realm: &str, token: &[u8]) -> Vec<Action> {
         let stranger = Stranger {
             node_id: [node; LEN],
+            relay_id: [0; LEN],
             exporter: [id as u8; LEN],
             address: SocketAddr::from(([192, 0, 2, 1], 4433)),
         };
         relay.connected(id, stranger);
         let (realm, token) = (realm.to_string(), token.to_vec());
-        relay.receive(NOW, id, ToRelay::Attach { version: 1, features: 0, realm, token }, |_| false)
+        relay.receive(
+            at(NOW),
+            id,
+            ToRelay::Attach { version: 1, features: 0, realm, token },
+            |_| false,
+        )
     }
 
     fn claim(relay: &mut Relay, now: Duration, id: Id, name: &str) -> Vec<Action> {
         let realm = relay.attachments.get(&id).and_then(|a| a.realm.clone()).unwrap_or_default();
         let claim = KEY.claim(name).claim(&realm, &[id as u8; LEN]);
         let message = ToRelay::Claim { claim, sealed: name.into() };
-        relay.receive(now, id, message, |_| false)
+        relay.receive(at(now), id, message, |_| false)
     }
 
     fn held(id: Id, name: &str) -> Action {
@@ -517,7 +976,7 @@ mod tests {
         claim(&mut relay, NOW, 1, "a");
         let asked = claim(&mut relay, NOW, 2, "a");
         let [Action::Send(1, ToNode::Ping(token))] = asked[..] else { panic!("{asked:?}") };
-        let answer = relay.receive(NOW, 1, ToRelay::Pong(token), |_| false);
+        let answer = relay.receive(at(NOW), 1, ToRelay::Pong(token), |_| false);
         assert_eq!(answer, [Action::Send(2, ToNode::Taken(KEY.tag("a")))]);
         assert_eq!(relay.deadline(), None);
         assert_eq!(relay.holder(2, &KEY.tag("a")), Some(1));
@@ -534,11 +993,11 @@ mod tests {
             let [Action::Send(1, ToNode::Ping(token))] = asked[..] else { panic!("{asked:?}") };
             // The holder is asked once, however often the other one claims.
             assert_eq!(claim(&mut relay, NOW, 2, "a"), []);
-            relay.receive(NOW, 1, ToRelay::Release(KEY.tag("a")), |_| false);
+            relay.receive(at(NOW), 1, ToRelay::Release(KEY.tag("a")), |_| false);
             if claimed_again {
                 assert_eq!(claim(&mut relay, NOW, 2, "a"), [held(2, "a")]);
             }
-            let answer = relay.receive(NOW, 1, ToRelay::Pong(token), |_| false);
+            let answer = relay.receive(at(NOW), 1, ToRelay::Pong(token), |_| false);
             let expected = if claimed_again { vec![] } else { vec![held(2, "a")] };
             assert_eq!(answer, expected);
             assert_eq!(relay.holder(2, &KEY.tag("a")), Some(2));
@@ -593,7 +1052,7 @@ mod tests {
         attach(&mut relay, 1, 1, "r", b"");
         let stolen = KEY.claim("a").claim("r", &[9; LEN]);
         let message = ToRelay::Claim { claim: stolen, sealed: Vec::new() };
-        let refused = relay.receive(NOW, 1, message, |_| true);
+        let refused = relay.receive(at(NOW), 1, message, |_| true);
         assert_eq!(refused, [closed(1, Refusal::Proof)]);
     }
 
@@ -615,7 +1074,7 @@ mod tests {
             attach(&mut relay, id, id as u8, realm, b"");
             claim(&mut relay, NOW, id, name);
         }
-        let mut told: Vec<_> = relay.receive(NOW, 1, ToRelay::List, |_| false);
+        let mut told: Vec<_> = relay.receive(at(NOW), 1, ToRelay::List, |_| false);
         assert_eq!(told.pop(), Some(Action::Send(1, ToNode::Listed)));
         let mut names: Vec<_> = told
             .iter()
@@ -646,9 +1105,9 @@ mod tests {
                     }
                     1 => { relay.gone(id); Vec::new() }
                     2 | 3 => claim(&mut relay, now, id, names[name]),
-                    4 => relay.receive(now, id, ToRelay::Release(KEY.tag(names[name])), |_| false),
+                    4 => relay.receive(at(now), id, ToRelay::Release(KEY.tag(names[name])), |_| false),
                     5 => match pings.pop() {
-                        Some((id, token)) => relay.receive(now, id, ToRelay::Pong(token), |_| false),
+                        Some((id, token)) => relay.receive(at(now), id, ToRelay::Pong(token), |_| false),
                         None => Vec::new(),
                     },
                     _ => relay.expire(now),

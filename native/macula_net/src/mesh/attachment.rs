@@ -9,17 +9,19 @@ use std::time::Duration;
 use macula_core::keys;
 use macula_core::mesh::claim::Tag;
 use macula_core::mesh::packet::Packet;
+use macula_core::mesh::record;
 use macula_core::mesh::retry::Retry;
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay, VERSIONS};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, interval_at, sleep, timeout, timeout_at};
 
 use super::{Mesh, RelayError, RelayUrl, State};
 use crate::certificate::CertificateFault;
 use crate::dial::{self, DialError};
 use crate::endpoint::Shared;
 use crate::framing::{self, NoMessage};
+use crate::tls::Tls;
 use crate::{relay, tls, transport};
 
 /// How long a relay may take from its name to the attachment.
@@ -65,11 +67,32 @@ pub(super) async fn run(mesh: Arc<Mesh>, relay: usize, mut orders: mpsc::Receive
     }
 }
 
-fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     let mut bytes = [0; 4];
     // Without randomness nodes only come back more in step.
     let _ = getrandom::fill(&mut bytes);
     u32::from_be_bytes(bytes)
+}
+
+/// What there is once a relay has taken this node.
+struct Attached {
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+    observed: SocketAddr,
+    clock: RelayClock,
+}
+
+/// The time by the clock of a relay.
+struct RelayClock {
+    said: u64,
+    heard: Instant,
+}
+
+impl RelayClock {
+    fn now(&self) -> u64 {
+        self.said.saturating_add(self.heard.elapsed().as_millis() as u64)
+    }
 }
 
 struct Attachment<'a> {
@@ -86,7 +109,7 @@ impl Attachment<'_> {
         };
         let attached = timeout(ATTACH, self.attach(&shared)).await;
         drop(shared);
-        let (connection, send, receive, observed) = match attached {
+        let Attached { connection, send, receive, observed, clock } = match attached {
             Ok(Ok(attached)) => attached,
             Ok(Err(error)) => return error,
             Err(_) => return RelayError::Timeout,
@@ -96,7 +119,7 @@ impl Attachment<'_> {
         self.mesh.tunnels.relay_up(self.relay, connection.clone());
         let datagrams = pass_datagrams(self.mesh.clone(), self.relay, connection.clone());
         let ended = tokio::select! {
-            error = self.converse(send, receive, orders) => error,
+            error = self.converse(send, receive, clock, orders) => error,
             error = datagrams => error,
         };
         connection.close(0u32.into(), b"left");
@@ -107,68 +130,28 @@ impl Attachment<'_> {
         ended
     }
 
-    async fn attach(
-        &self,
-        shared: &Arc<Shared>,
-    ) -> Result<(Connection, SendStream, RecvStream, SocketAddr), RelayError> {
+    async fn attach(&self, shared: &Arc<Shared>) -> Result<Attached, RelayError> {
         let url = &self.mesh.config.relays[self.relay];
-        let connection = self.connect(shared, url).await?;
+        let connection = connect(shared, &self.mesh.tls(), url).await?;
         self.judge(&connection, url)?;
-        let (mut send, mut receive) =
-            connection.accept_bi().await.map_err(|error| lost(&connection, error))?;
-        let version = match read(&connection, &mut receive).await? {
-            Some(ToNode::Offer { versions: (low, high), .. }) => {
-                let version = high.min(VERSIONS.1);
-                if version < low.max(VERSIONS.0) {
-                    return Err(RelayError::Version(low, high));
-                }
-                version
-            }
-            _ => return Err(RelayError::NotARelay("its first words cannot be read".into())),
-        };
+        let (mut send, mut receive) = open(&connection).await?;
+        let version = version(&connection, &mut receive).await?;
         let (realm, token) = (self.mesh.config.realm.clone(), self.mesh.config.token.clone());
         let attach = ToRelay::Attach { version, features: 0, realm, token };
         send.write_all(&attach.encode()).await.map_err(|error| lost(&connection, error))?;
         match read(&connection, &mut receive).await? {
-            Some(ToNode::Attached { observed, .. }) => Ok((connection, send, receive, observed)),
+            Some(ToNode::Attached { observed, time, .. }) => {
+                let clock = RelayClock { said: time, heard: Instant::now() };
+                Ok(Attached { connection, send, receive, observed, clock })
+            }
             Some(ToNode::Refused(refusal)) => Err(RelayError::Refused(refusal)),
             _ => Err(RelayError::NotARelay("its answer cannot be read".into())),
         }
     }
 
-    /// A connection to the relay at the first of its addresses that answers.
-    async fn connect(
-        &self,
-        shared: &Arc<Shared>,
-        url: &RelayUrl,
-    ) -> Result<Connection, RelayError> {
-        let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
-        let addresses: Vec<_> =
-            found.map_err(|error| RelayError::Name(error.to_string()))?.collect();
-        let mut last = RelayError::Name("no address".into());
-        for (n, address) in addresses.iter().enumerate() {
-            let alone = n + 1 == addresses.len();
-            let limit = if alone { ALONE } else { ADDRESS };
-            let config = transport::attachment(&self.mesh.tls());
-            let answer = shared.socket.answers.expect(crate::socket::to_label(*address));
-            match timeout(limit, dial::connect(shared, *address, config, &url.text)).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => last = error.into(),
-                Err(_) if answer.came() => {
-                    last = RelayError::NotARelay("something answers, but not in QUIC".into());
-                }
-                Err(_) => last = RelayError::Timeout,
-            }
-        }
-        Err(last)
-    }
-
     /// Whether the relay's certificate is one to trust.
     fn judge(&self, connection: &Connection, url: &RelayUrl) -> Result<(), RelayError> {
-        if tls::protocol(connection).as_deref() != Some(tls::RELAY) {
-            connection.close(0u32.into(), b"protocol");
-            return Err(RelayError::NotARelay("it speaks another protocol".into()));
-        }
+        is_relay(connection)?;
         if !self.mesh.config.verify {
             return Ok(());
         }
@@ -185,6 +168,7 @@ impl Attachment<'_> {
         &self,
         mut send: SendStream,
         receive: RecvStream,
+        clock: RelayClock,
         orders: &mut mpsc::Receiver<Order>,
     ) -> RelayError {
         let Some(connection) = self.mesh.tunnels.relay(self.relay) else {
@@ -197,12 +181,19 @@ impl Attachment<'_> {
         let (sender, mut messages) = mpsc::channel(1);
         let reader = read_on(connection.clone(), receive, sender);
         tokio::pin!(reader);
-        let mut claimed: HashMap<Tag, ()> = HashMap::new();
+        let at = record::Attachment {
+            node: self.mesh.tls().credentials.node_id,
+            relay: tls::node_id(&tls::shown(&connection)).unwrap_or(exporter),
+        };
+        // Of each tag that was claimed: the newest record elsewhere that the relay told of.
+        let mut claimed: HashMap<Tag, u64> = HashMap::new();
+        let mut renewal = interval_at(Instant::now() + record::RENEWAL, record::RENEWAL);
         let mut listing = Listing::default();
         loop {
-            let claims = self.mesh.claims(&exporter, |tag| claimed.insert(*tag, ()).is_none());
-            let released = claimed.extract_if(|tag, ()| !self.mesh.claims_tag(tag));
-            let released: Vec<_> = released.map(|(tag, ())| ToRelay::Release(tag)).collect();
+            let is_new = |tag: &Tag| claimed.insert(*tag, 0).is_none();
+            let claims = self.mesh.claims(&exporter, (&at, clock.now()), is_new);
+            let released = claimed.extract_if(|tag, _| !self.mesh.claims_tag(tag));
+            let released: Vec<_> = released.map(|(tag, _)| ToRelay::Release(tag)).collect();
             for message in released.iter().chain(&claims) {
                 if let Err(error) = send.write_all(&message.encode()).await {
                     return lost(&connection, error);
@@ -212,9 +203,25 @@ impl Attachment<'_> {
                 error = &mut reader => return error,
                 message = messages.recv() => match message {
                     Some(ToNode::Refused(refusal)) => return RelayError::Refused(refusal),
+                    Some(ToNode::Stale { tag, newest }) => {
+                        claimed.get_mut(&tag).and_then(|known| {
+                            *known = newest.max(*known);
+                            self.mesh.record(&tag, &at, clock.now(), *known)
+                        })
+                    }
                     Some(message) => self.answer(message, &mut listing),
                     None => continue,
                 },
+                _ = renewal.tick() => {
+                    for (tag, newest) in &claimed {
+                        let record = self.mesh.record(tag, &at, clock.now(), *newest);
+                        let record = record.map(|record| record.encode()).unwrap_or_default();
+                        if let Err(error) = send.write_all(&record).await {
+                            return lost(&connection, error);
+                        }
+                    }
+                    None
+                }
                 order = orders.recv() => match order {
                     Some(Order::Claim) => None,
                     Some(Order::List(asker)) => listing.ask(asker),
@@ -239,7 +246,7 @@ impl Attachment<'_> {
             ToNode::Slowed => self.mesh.tunnels.slowed(),
             ToNode::Restarting => self.mesh.set_state(self.relay, State::Draining),
             ToNode::Pong(_) | ToNode::Offer { .. } | ToNode::Attached { .. } => {}
-            ToNode::Refused(_) => {}
+            ToNode::Refused(_) | ToNode::Peered { .. } | ToNode::Stale { .. } => {}
         }
         None
     }
@@ -281,6 +288,63 @@ impl Listing {
     }
 }
 
+/// A connection to the relay at the first of its addresses that answers.
+pub(crate) async fn connect(
+    shared: &Arc<Shared>,
+    tls: &Tls,
+    url: &RelayUrl,
+) -> Result<Connection, RelayError> {
+    let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
+    let addresses: Vec<_> = found.map_err(|error| RelayError::Name(error.to_string()))?.collect();
+    let mut last = RelayError::Name("no address".into());
+    for (n, address) in addresses.iter().enumerate() {
+        let alone = n + 1 == addresses.len();
+        let limit = if alone { ALONE } else { ADDRESS };
+        let config = transport::attachment(tls);
+        let answer = shared.socket.answers.expect(crate::socket::to_label(*address));
+        match timeout(limit, dial::connect(shared, *address, config, &url.text)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => last = error.into(),
+            Err(_) if answer.came() => {
+                last = RelayError::NotARelay("something answers, but not in QUIC".into());
+            }
+            Err(_) => last = RelayError::Timeout,
+        }
+    }
+    Err(last)
+}
+
+/// Whether a relay is at the other end.
+pub(crate) fn is_relay(connection: &Connection) -> Result<(), RelayError> {
+    if tls::protocol(connection).as_deref() != Some(tls::RELAY) {
+        connection.close(0u32.into(), b"protocol");
+        return Err(RelayError::NotARelay("it speaks another protocol".into()));
+    }
+    Ok(())
+}
+
+/// The stream that a relay opens.
+pub(crate) async fn open(connection: &Connection) -> Result<(SendStream, RecvStream), RelayError> {
+    connection.accept_bi().await.map_err(|error| lost(connection, error))
+}
+
+/// The version to speak, by the first words of a relay.
+pub(crate) async fn version(
+    connection: &Connection,
+    receive: &mut RecvStream,
+) -> Result<u8, RelayError> {
+    match read(connection, receive).await? {
+        Some(ToNode::Offer { versions: (low, high), .. }) => {
+            let version = high.min(VERSIONS.1);
+            if version < low.max(VERSIONS.0) {
+                return Err(RelayError::Version(low, high));
+            }
+            Ok(version)
+        }
+        _ => Err(RelayError::NotARelay("its first words cannot be read".into())),
+    }
+}
+
 /// Passes what comes through the relay to the tunnels, for as long as the connection lives.
 async fn pass_datagrams(mesh: Arc<Mesh>, relay: usize, connection: Connection) -> RelayError {
     loop {
@@ -316,7 +380,7 @@ async fn read_on(
     }
 }
 
-async fn read(
+pub(crate) async fn read(
     connection: &Connection,
     receive: &mut RecvStream,
 ) -> Result<Option<ToNode>, RelayError> {
@@ -336,7 +400,7 @@ async fn read(
 }
 
 /// Why the connection ended, if that tells more than `error`.
-fn lost(connection: &Connection, error: impl std::fmt::Display) -> RelayError {
+pub(crate) fn lost(connection: &Connection, error: impl std::fmt::Display) -> RelayError {
     match connection.close_reason() {
         Some(quinn::ConnectionError::ApplicationClosed(close)) => {
             if close.error_code == relay::NOT_A_RELAY {
