@@ -70,8 +70,6 @@ pub struct PeerInfo {
     pub called: bool,
     /// How this relay stands with it.
     pub state: PeerState,
-    /// The round trip; zero when it is not connected.
-    pub rtt: Duration,
 }
 
 /// The peers of a relay, as the shell knows them.
@@ -85,8 +83,7 @@ struct Connected {
     connection: Connection,
     messages: mpsc::Sender<Between>,
     wake: Arc<Notify>,
-    /// The number in the list; none: it has called.
-    listed: Option<usize>,
+    has_called: bool,
 }
 
 impl Table {
@@ -120,23 +117,13 @@ impl Table {
     }
 
     pub(super) fn info(&self) -> Vec<PeerInfo> {
+        let listed = self.listed.lock().clone();
+        let listed = listed.into_iter();
+        let listed = listed.map(|(url, state)| PeerInfo { name: url.text, called: false, state });
         let connected = self.connected.read();
-        let rtt = |number| {
-            let mut of_number = connected.values().filter(|peer| peer.listed == Some(number));
-            of_number.next().map_or(Duration::ZERO, |peer| peer.connection.rtt())
-        };
-        let listed = self.listed.lock();
-        let listed = listed.iter().enumerate().map(|(number, (url, state))| PeerInfo {
-            name: url.text.clone(),
-            called: false,
-            state: state.clone(),
-            rtt: rtt(number),
-        });
-        let callers = connected.values().filter(|peer| peer.listed.is_none());
-        let callers = callers.map(|peer| {
+        let callers = connected.values().filter(|peer| peer.has_called).map(|peer| {
             let address = from_label(peer.connection.remote_address());
-            let (name, state) = (address.to_string(), PeerState::Up { address });
-            PeerInfo { name, called: true, state, rtt: peer.connection.rtt() }
+            PeerInfo { name: address.to_string(), called: true, state: PeerState::Up { address } }
         });
         listed.chain(callers).collect()
     }
@@ -200,7 +187,7 @@ impl RelayService {
         };
         let address = from_label(connection.remote_address());
         let up = || self.set_state(shared, number, PeerState::Up { address });
-        self.keep(self.new_id(), &connection, peering, streams, Some(number), up).await
+        self.keep(self.new_id(), &connection, peering, streams, up).await
     }
 
     async fn become_peer(
@@ -260,7 +247,7 @@ impl RelayService {
             welcomed = true;
             welcome();
         };
-        self.keep(id, connection, peering, (send, receive), None, up).await;
+        self.keep(id, connection, peering, (send, receive), up).await;
         welcomed.then_some(())
     }
 
@@ -271,13 +258,12 @@ impl RelayService {
         connection: &Connection,
         peering: Peering,
         (mut send, receive): (SendStream, RecvStream),
-        listed: Option<usize>,
         up: impl FnOnce(),
     ) -> RelayError {
         let (messages, outgoing) = mpsc::channel(WAITING);
         let (wake, relay) = (Arc::new(Notify::new()), peering.relay);
-        let connected =
-            Connected { connection: connection.clone(), messages, wake: wake.clone(), listed };
+        let (connection, has_called) = (connection.clone(), !peering.called);
+        let connected = Connected { connection, messages, wake: wake.clone(), has_called };
         self.peers.connected.write().insert(id, connected);
         let peered = self.relay.lock().peered(self.began.elapsed(), id, peering);
         let ended = match peered {
