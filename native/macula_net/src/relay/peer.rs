@@ -262,8 +262,12 @@ impl RelayService {
     ) -> RelayError {
         let (messages, outgoing) = mpsc::channel(WAITING);
         let (wake, relay) = (Arc::new(Notify::new()), peering.relay);
-        let (connection, has_called) = (connection.clone(), !peering.called);
-        let connected = Connected { connection, messages, wake: wake.clone(), has_called };
+        let connected = Connected {
+            connection: connection.clone(),
+            messages,
+            wake: wake.clone(),
+            has_called: !peering.called,
+        };
         self.peers.connected.write().insert(id, connected);
         let peered = self.relay.lock().peered(self.began.elapsed(), id, peering);
         let ended = match peered {
