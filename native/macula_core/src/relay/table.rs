@@ -710,6 +710,8 @@ impl Relay {
                 }
                 _ => Vec::new(),
             },
+            // It was put out itself by a trial that was over at the same time.
+            Why::Claim { claimant, .. } if !self.attachments.contains_key(&claimant) => Vec::new(),
             Why::Claim { claimant, sealed, record } => match holder {
                 Some(holder) if asked == Asked::Holder(holder) => {
                     let mut actions = self.refuse(holder, Refusal::Replaced);

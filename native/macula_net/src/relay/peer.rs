@@ -178,13 +178,13 @@ impl RelayService {
         number: usize,
         url: &RelayUrl,
     ) -> RelayError {
-        let _counted = Counted::new(&self.connections);
         let called = timeout(CALL, self.become_peer(shared, url)).await;
         let (connection, peering, streams) = match called {
             Ok(Ok(called)) => called,
             Ok(Err(error)) => return error,
             Err(_) => return RelayError::Timeout,
         };
+        let _counted = Counted::new(&self.connections);
         let address = from_label(connection.remote_address());
         let up = || self.set_state(shared, number, PeerState::Up { address });
         self.keep(self.new_id(), &connection, peering, streams, up).await
