@@ -91,7 +91,7 @@ impl World {
     fn step(&mut self, what: usize, peer: usize, choices: &mut Choices<'_>) {
         match (what, self.peers[peer]) {
             (0, None) => self.connect(peer),
-            (1, Some(id)) => self.part(peer, id, choices.next() % 2 == 0),
+            (1, Some(id)) => self.part(peer, id, choices.next().is_multiple_of(2)),
             (2 | 3, Some(id)) => {
                 let said = SAID[choices.next() % SAID.len()].clone();
                 self.announce(peer, id, said);
@@ -113,9 +113,9 @@ impl World {
                 }
             }
             (6, _) => self.pass(Duration::from_millis(20 * choices.next() as u64)),
-            (7, Some(id)) => self.from_peer(id, choices.next(), choices.next()),
+            (7, Some(id)) => self.pass_here(id, choices.next(), choices.next()),
             (_, Some(id)) => self.tell(id),
-            _ => self.to_peers(),
+            _ => self.pass_on(),
         }
     }
 
@@ -186,7 +186,7 @@ impl World {
     }
 
     /// What a peer forwards goes to the node, or nowhere.
-    fn from_peer(&mut self, id: Id, from: usize, to: usize) {
+    fn pass_here(&mut self, id: Id, from: usize, to: usize) {
         let (from, to) = (TAGS[from % 3], TAGS[to % 3]);
         let datagram = [&packet::header(&to, &from)[..], b"sealed"].concat();
         let decision = self.relay.forward_here(self.now, id, &datagram);
@@ -201,7 +201,7 @@ impl World {
     }
 
     /// What the node sends goes where its receiver said last that it is.
-    fn to_peers(&mut self) {
+    fn pass_on(&mut self) {
         for to in &TAGS[1..] {
             let datagram = [&packet::header(to, &TAGS[0])[..], b"sealed"].concat();
             let decision = self.relay.forward(self.now, NODE, &datagram);

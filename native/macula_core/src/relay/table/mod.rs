@@ -8,6 +8,9 @@
 //! one of them ([`super::peering`]). A datagram goes between relays once: what came from a peer is
 //! for those who are attached here, and nobody else.
 
+mod peers;
+mod trials;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,14 +18,17 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::between::{Announcement, Between, MAX_PROOFS, Proof};
+use super::between::Between;
 use super::limits::{Limits, Meter};
 use super::message::{Refusal, ToNode, ToRelay, VERSIONS};
-use super::peering::{Learned, Peering, Peers};
+use super::peering::Peers;
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
 use crate::mesh::packet::Packet;
 use crate::mesh::record::{Attachment as Attached, Record};
+use trials::{Asked, Trial, Why};
+
+pub use peers::Heard;
 
 /// How long the holder of a tag has to show that it lives when another node claims it: a busy VM
 /// pauses for less, and a container that was started again is to have its name within two seconds.
@@ -172,43 +178,6 @@ struct Holder {
     record: Option<Record>,
 }
 
-/// The holder of a tag was asked for a sign of life.
-#[derive(Debug)]
-struct Trial {
-    token: u64,
-    asked: Asked,
-    why: Why,
-    realm: String,
-    tag: Tag,
-    ends: Duration,
-}
-
-/// Who was asked for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    /// The holder.
-    Holder(Id),
-    /// The peer where this node holds the tag.
-    Peer(Id, [u8; LEN]),
-}
-
-/// Why it was asked.
-#[derive(Debug)]
-enum Why {
-    /// A node claims the tag.
-    Claim { claimant: Id, sealed: Arc<[u8]>, record: Option<Record> },
-    /// A peer asks, by its own token.
-    Probe(Id, u64),
-    /// A peer says that the tag is held there now.
-    Elsewhere,
-}
-
-impl Trial {
-    fn is_claim_of(&self, id: Id) -> bool {
-        matches!(self.why, Why::Claim { claimant, .. } if claimant == id)
-    }
-}
-
 impl Relay {
     /// A relay to which nobody is attached.
     pub fn new(config: Config) -> Relay {
@@ -251,22 +220,6 @@ impl Relay {
     /// Attached nodes.
     pub fn nodes(&self) -> usize {
         self.realms.values().map(|realm| realm.nodes).sum()
-    }
-
-    /// Connected peers.
-    pub fn peers(&self) -> usize {
-        self.peers.count()
-    }
-
-    /// What is known of the tags held at peers.
-    pub fn records(&self) -> usize {
-        self.peers.records()
-    }
-
-    /// The realms that a CA decides about.
-    pub fn authorities(&self) -> impl Iterator<Item = &String> {
-        let realms = self.config.realms.iter().flatten();
-        realms.filter(|(_, access)| **access == Access::Authority).map(|(realm, _)| realm)
     }
 
     /// Takes a message of `id`. `vouched` says whether its certificate is of the CA of a realm.
@@ -340,101 +293,6 @@ impl Relay {
             Some(_) => Forward::Lost,
             None => Forward::Nobody(to),
         }
-    }
-
-    /// Where a datagram goes that a peer has forwarded: to a node here, or nowhere.
-    pub fn forward_here(&mut self, now: Duration, id: Id, datagram: &[u8]) -> Forward {
-        let Some(Packet::Data { to, from, .. }) = Packet::decode(datagram) else {
-            return Forward::Invalid;
-        };
-        let from = self.peers.place_at(now, id, &from).filter(|_| self.peers.is_up(id));
-        let Some(from) = from else {
-            return Forward::Invalid;
-        };
-        let Some(realm) = self.realms.get_mut(&*from.realm) else {
-            return Forward::Nobody(to);
-        };
-        let bytes = datagram.len() as u64;
-        if !realm.meter.has(now, bytes) {
-            return Forward::Slow(false);
-        }
-        realm.meter.take(bytes);
-        match realm.holders.get(&to) {
-            Some(holder) => Forward::To(holder.id),
-            None => Forward::Nobody(to),
-        }
-    }
-
-    /// A relay wants to be a peer, or was called and has agreed to be one.
-    ///
-    /// # Errors
-    /// Why it becomes none.
-    pub fn peered(
-        &mut self,
-        now: Duration,
-        id: Id,
-        peering: Peering,
-    ) -> Result<Vec<Action>, Refusal> {
-        let shown = self.peers.add(now, id, peering, &self.config)?;
-        let mut actions = proofs(id, &shown);
-        let realms: Vec<_> = self.realms.keys().cloned().collect();
-        actions.extend(self.tell_of(id, &realms));
-        Ok(actions)
-    }
-
-    /// Takes a message of a peer, an [`Between::Announce`] with the tag it was verified for.
-    pub fn hear(&mut self, clock: Clock, id: Id, message: Heard) -> (Vec<Action>, Learned) {
-        let actions = match message {
-            _ if !self.peers.is_up(id) => Vec::new(),
-            Heard::Announced(tag, announced) => return self.learn(clock, id, tag, announced),
-            Heard::Said(Between::Proofs(proved)) => {
-                let (realms, shown) = self.peers.prove(id, &proved);
-                let mut actions = proofs(id, &shown);
-                actions.extend(self.tell_of(id, &realms));
-                actions
-            }
-            Heard::Said(Between::Withdraw(tag)) => {
-                self.peers.withdraw(id, &tag);
-                Vec::new()
-            }
-            Heard::Said(Between::Probe { token, realm, tag, node }) => {
-                self.probe(clock.now, id, token, (&realm, tag, node))
-            }
-            Heard::Said(Between::Alive(token)) => self.alive_at(clock.now, id, token),
-            Heard::Said(Between::Ping(token)) => vec![Action::Tell(id, Between::Pong(token))],
-            Heard::Said(Between::Pong(_) | Between::Ended(_)) => Vec::new(),
-            Heard::Said(Between::Announce(_)) => return (Vec::new(), Learned::Refused),
-        };
-        (actions, Learned::Known)
-    }
-
-    /// What a peer is to be told next of the tags held here; none: it knows all.
-    pub fn announcement(&mut self, id: Id) -> Option<Between> {
-        let (realm, tag) = self.peers.next(id)?;
-        let own = self.peers.peering(id)?.own;
-        let holder = self.realms.get(&*realm).and_then(|realm| realm.holders.get(&tag));
-        let stranger = holder.and_then(|holder| Some(&self.attachments.get(&holder.id)?.stranger));
-        Some(match (holder, stranger) {
-            // A record for the key this relay had before is none for this peer.
-            (Some(Holder { record: Some(record), sealed, .. }), Some(stranger))
-                if stranger.relay_id == own =>
-            {
-                Between::Announce(Announcement {
-                    realm: realm.to_string(),
-                    node: stranger.node_id,
-                    record: record.clone(),
-                    sealed: sealed.to_vec(),
-                })
-            }
-            _ => Between::Withdraw(tag),
-        })
-    }
-
-    /// A peering has ended. `broke`: without a word, so that it is likely to be back soon.
-    pub fn parted(&mut self, now: Duration, id: Id, broke: bool) {
-        let of_peer = |trial: &Trial| matches!(trial.why, Why::Probe(peer, _) if peer == id);
-        self.trials.retain(|trial| !of_peer(trial));
-        self.peers.gone(now, id, broke);
     }
 
     /// When [`Relay::expire`] has something to do.
@@ -534,29 +392,6 @@ impl Relay {
         vec![self.ask(now + TRIAL, rival, why, (&realm.unwrap_or_default(), tag))]
     }
 
-    /// Another node that holds a tag at a peer, as far as is known.
-    fn rival(&self, now: Duration, id: Id, tag: &Tag) -> Option<Asked> {
-        let realm = self.attachments.get(&id)?.realm.as_ref()?;
-        let place = self.peers.place(now, realm, tag)?;
-        let is_rival = self.peers.is_up(place.peer) && Some(&place.node) != self.node_id(id);
-        is_rival.then_some(Asked::Peer(place.peer, place.node))
-    }
-
-    /// Asks a holder for a sign of life.
-    fn ask(&mut self, ends: Duration, asked: Asked, why: Why, of: (&str, Tag)) -> Action {
-        self.last_token += 1;
-        let (token, realm, tag) = (self.last_token, of.0.to_string(), of.1);
-        let question = match asked {
-            Asked::Holder(holder) => Action::Send(holder, ToNode::Ping(token)),
-            Asked::Peer(peer, node) => {
-                let realm = realm.clone();
-                Action::Tell(peer, Between::Probe { token, realm, tag, node })
-            }
-        };
-        self.trials.push(Trial { token, asked, why, realm, tag, ends });
-        question
-    }
-
     /// Whether `id` may claim `tag`, beside what it holds and waits for.
     fn may_claim(&self, id: Id, tag: &Tag) -> bool {
         let held = self.attachments.get(&id).map_or(&[][..], |attachment| &attachment.claims);
@@ -618,28 +453,6 @@ impl Relay {
         Vec::new()
     }
 
-    /// Has peers be told of a tag, and its holder of a record elsewhere that outdoes its own.
-    fn publish(&mut self, now: Duration, id: Id, tag: Tag, record: Record) -> Vec<Action> {
-        let Some(name) = self.attachments.get(&id).and_then(|it| it.realm.clone()) else {
-            return Vec::new();
-        };
-        let mut actions = Vec::new();
-        let newest = self.peers.place(now, &name, &tag).filter(|place| {
-            place.sequence >= record.sequence && Some(&place.node) != self.node_id(id)
-        });
-        if let Some(place) = newest {
-            actions.push(Action::Send(id, ToNode::Stale { tag, newest: place.sequence }));
-        }
-        let realm = self.realms.get_mut(&name);
-        if let Some(holder) = realm.and_then(|realm| realm.holders.get_mut(&tag))
-            && holder.record.as_ref().is_none_or(|former| former.sequence < record.sequence)
-        {
-            holder.record = Some(record);
-            actions.extend(self.mark(&name, tag));
-        }
-        actions
-    }
-
     fn release(&mut self, id: Id, tag: Tag) -> Vec<Action> {
         let Some(attachment) = self.attachments.get_mut(&id) else {
             return Vec::new();
@@ -657,133 +470,6 @@ impl Relay {
         }
     }
 
-    /// A node gave the sign of life: it keeps the tag.
-    fn alive(&mut self, now: Duration, id: Id, token: u64) -> Vec<Action> {
-        let trial = self
-            .trials
-            .iter()
-            .position(|trial| trial.token == token && trial.asked == Asked::Holder(id));
-        let Some(trial) = trial.map(|at| self.trials.remove(at)) else {
-            return Vec::new();
-        };
-        let holds = self.holder_in(&trial.realm, &trial.tag) == Some(id);
-        match trial.why {
-            Why::Claim { claimant, .. } if holds => {
-                vec![Action::Send(claimant, ToNode::Taken(trial.tag))]
-            }
-            // It has let go of the tag meanwhile.
-            Why::Claim { .. } => self.succeed(now, trial),
-            Why::Probe(peer, token) if holds => vec![Action::Tell(peer, Between::Alive(token))],
-            Why::Probe(..) | Why::Elsewhere => Vec::new(),
-        }
-    }
-
-    /// A peer says that the node that holds a tag there is alive.
-    fn alive_at(&mut self, now: Duration, id: Id, token: u64) -> Vec<Action> {
-        let of_peer = |trial: &Trial| matches!(trial.asked, Asked::Peer(peer, _) if peer == id);
-        let trial = self.trials.iter().position(|trial| trial.token == token && of_peer(trial));
-        let Some(trial) = trial.map(|at| self.trials.remove(at)) else {
-            return Vec::new();
-        };
-        let place = self.peers.place_at(now, id, &trial.tag);
-        let is_there = place.is_some_and(|place| trial.asked == Asked::Peer(id, place.node));
-        match trial.why {
-            Why::Claim { claimant, .. } if is_there => {
-                vec![Action::Send(claimant, ToNode::Taken(trial.tag))]
-            }
-            _ => self.succeed(now, trial),
-        }
-    }
-
-    /// Nobody spoke for the former holder: the claimant takes its place, unless another one did
-    /// meanwhile.
-    fn succeed(&mut self, now: Duration, trial: Trial) -> Vec<Action> {
-        let Trial { asked, why, realm, tag, .. } = trial;
-        let holder = self.holder_in(&realm, &tag);
-        match why {
-            Why::Probe(..) => Vec::new(),
-            Why::Elsewhere => match holder {
-                Some(holder)
-                    if asked == Asked::Holder(holder) && self.is_outdone(now, &realm, &tag) =>
-                {
-                    self.refuse(holder, Refusal::Replaced)
-                }
-                _ => Vec::new(),
-            },
-            // It was put out itself by a trial that was over at the same time.
-            Why::Claim { claimant, .. } if !self.attachments.contains_key(&claimant) => Vec::new(),
-            Why::Claim { claimant, sealed, record } => match holder {
-                Some(holder) if asked == Asked::Holder(holder) => {
-                    let mut actions = self.refuse(holder, Refusal::Replaced);
-                    actions.extend(self.hold(now, claimant, tag, sealed, record));
-                    actions
-                }
-                Some(holder) if holder != claimant => {
-                    vec![Action::Send(claimant, ToNode::Taken(tag))]
-                }
-                _ => self.hold(now, claimant, tag, sealed, record),
-            },
-        }
-    }
-
-    /// Whether a node said later that it holds a tag at a peer than the holder here said its word.
-    fn is_outdone(&self, now: Duration, realm: &str, tag: &Tag) -> bool {
-        let holder = self.realms.get(realm).and_then(|realm| realm.holders.get(tag));
-        let record = holder.and_then(|holder| holder.record.as_ref());
-        let said = record.map_or(0, |record| record.sequence);
-        self.peers.place(now, realm, tag).is_some_and(|place| place.sequence > said)
-    }
-
-    /// A peer asks whether the node that holds a tag here is alive.
-    fn probe(
-        &mut self,
-        now: Duration,
-        id: Id,
-        token: u64,
-        (realm, tag, node): (&str, Tag, [u8; LEN]),
-    ) -> Vec<Action> {
-        let of_peer = |trial: &&Trial| matches!(trial.why, Why::Probe(peer, _) if peer == id);
-        let holder = self.holder_in(realm, &tag);
-        let holder = holder.filter(|holder| self.node_id(*holder) == Some(&node));
-        match holder {
-            Some(holder)
-                if self.peers.lets_in(id, realm, &self.config)
-                    && self.trials.iter().filter(of_peer).count() < MAX_PROBES =>
-            {
-                let (asked, why) = (Asked::Holder(holder), Why::Probe(id, token));
-                vec![self.ask(now + TRIAL, asked, why, (realm, tag))]
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// Takes what a peer says of a tag. Where a node holds it here, that one is asked whether it is
-    /// still there: most often it is attached to both relays.
-    fn learn(
-        &mut self,
-        clock: Clock,
-        id: Id,
-        tag: Tag,
-        announced: Announcement,
-    ) -> (Vec<Action>, Learned) {
-        let (realm, node) = (announced.realm.clone(), announced.node);
-        let Clock { now, wall } = clock;
-        let learned = self.peers.learn(now, wall, id, (tag, announced), &self.config);
-        let holder = self.holder_in(&realm, &tag);
-        let (Learned::News, Some(holder)) = (learned, holder) else {
-            return (Vec::new(), learned);
-        };
-        let open = self.trials.iter().any(|trial| {
-            matches!(trial.why, Why::Elsewhere) && trial.tag == tag && trial.realm == realm
-        });
-        if open || !self.is_outdone(now, &realm, &tag) {
-            return (Vec::new(), learned);
-        }
-        let limit = if self.node_id(holder) == Some(&node) { ELSEWHERE_TRIAL } else { TRIAL };
-        let asked = Asked::Holder(holder);
-        (vec![self.ask(now + limit, asked, Why::Elsewhere, (&realm, tag))], learned)
-    }
-
     fn list(&self, now: Duration, id: Id) -> Vec<Action> {
         let name = self.attachments.get(&id).and_then(|attachment| attachment.realm.as_deref());
         let name = name.unwrap_or_default();
@@ -795,25 +481,6 @@ impl Relay {
         let entries = here.chain(there).take(MAX_LISTED);
         let entries = entries.map(|(tag, sealed)| Action::Send(id, ToNode::Entry { tag, sealed }));
         entries.chain([Action::Send(id, ToNode::Listed)]).collect()
-    }
-
-    /// Has all peers be told anew of a tag.
-    fn mark(&mut self, realm: &str, tag: Tag) -> Vec<Action> {
-        let woken = self.peers.mark(realm, tag, &self.config);
-        woken.into_iter().map(Action::Wake).collect()
-    }
-
-    /// Has a peer be told of all that is held here in those of these realms that it is let into.
-    fn tell_of(&mut self, id: Id, realms: &[String]) -> Vec<Action> {
-        for name in realms {
-            if !self.peers.lets_in(id, name, &self.config) {
-                continue;
-            }
-            let holders = self.realms.get(name).into_iter().flat_map(|realm| &realm.holders);
-            let said = holders.filter(|(_, holder)| holder.record.is_some());
-            self.peers.mark_all(id, name, said.map(|(tag, _)| *tag));
-        }
-        vec![Action::Wake(id)]
     }
 
     fn refuse(&mut self, id: Id, refusal: Refusal) -> Vec<Action> {
@@ -839,36 +506,6 @@ impl Relay {
     fn node_id(&self, id: Id) -> Option<&[u8; LEN]> {
         Some(&self.attachments.get(&id)?.stranger.node_id)
     }
-}
-
-/// What a peer says.
-#[derive(Debug)]
-pub enum Heard {
-    /// A tag is held there, by the word of its node.
-    Announced(Tag, Announcement),
-    /// Anything else.
-    Said(Between),
-}
-
-impl Heard {
-    /// Checks what `relay` says. Costs time for an announcement.
-    ///
-    /// # Errors
-    /// [`Refusal::Proof`]: it announces what no node said.
-    pub fn check(message: Between, relay: &[u8; LEN]) -> Result<Heard, Refusal> {
-        match message {
-            Between::Announce(announced) => match announced.verify(relay) {
-                Some(tag) => Ok(Heard::Announced(tag, announced)),
-                None => Err(Refusal::Proof),
-            },
-            said => Ok(Heard::Said(said)),
-        }
-    }
-}
-
-fn proofs(id: Id, shown: &[Proof]) -> Vec<Action> {
-    let tell = |proofs: &[Proof]| Action::Tell(id, Between::Proofs(proofs.to_vec()));
-    shown.chunks(MAX_PROOFS).map(tell).collect()
 }
 
 #[cfg(test)]
