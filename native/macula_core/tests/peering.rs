@@ -221,7 +221,8 @@ impl World {
         match self.relays[there].forward_here(self.now, peer, &datagram) {
             Forward::To(holder) => Ok((there, holder)),
             Forward::ToPeer(_) => panic!("forwarded twice"),
-            other => Err(other),
+            // The relay here should have known.
+            _ => Err(Forward::Lost),
         }
     }
 
