@@ -141,19 +141,26 @@ pub(super) async fn run(
         let (Some(relay), Some(endpoint)) = (service.upgrade(), shared.upgrade()) else {
             return;
         };
-        let began = Instant::now();
-        let error = relay.call(&endpoint, number, &url).await;
-        let is_itself = error == RelayError::Refused(Refusal::Itself);
+        let (began, pace) = (Instant::now(), Pace::default());
+        let (error, up) = relay.call(&endpoint, number, &url).await;
+        let refusal = match error {
+            RelayError::Refused(refusal) => Some(refusal),
+            _ => None,
+        };
         relay.set_state(&endpoint, number, PeerState::Down(error));
-        if is_itself {
+        drop((relay, endpoint));
+        if refusal == Some(Refusal::Itself) {
             // One list for all relays names each of them, too.
             return;
         }
-        if began.elapsed() >= Pace::default().interval {
+        // A relay that lets this one in and out again is not to be called without a pause.
+        if refusal.is_none() && up.is_some_and(|up| up >= pace.interval) {
             retry.succeeded();
         }
-        drop((relay, endpoint));
-        sleep(retry.pause(Pace::default(), attachment::random(), true)).await;
+        let pause = retry.pause(pace, attachment::random(), true);
+        // Where nothing answers, the attempt itself was the pause.
+        let waited = if up.is_none() { began.elapsed() } else { Duration::ZERO };
+        sleep(pause.saturating_sub(waited)).await;
     }
 }
 
@@ -171,23 +178,25 @@ impl RelayService {
         }
     }
 
-    /// Calls a relay and serves the peering until it ends; gives the reason.
+    /// Calls a relay and serves the peering until it ends; gives the reason, and how long it was up.
     async fn call(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         number: usize,
         url: &RelayUrl,
-    ) -> RelayError {
+    ) -> (RelayError, Option<Duration>) {
         let called = timeout(CALL, self.become_peer(shared, url)).await;
         let (connection, peering, streams) = match called {
             Ok(Ok(called)) => called,
-            Ok(Err(error)) => return error,
-            Err(_) => return RelayError::Timeout,
+            Ok(Err(error)) => return (error, None),
+            Err(_) => return (RelayError::Timeout, None),
         };
         let _counted = Counted::new(&self.connections);
         let address = from_label(connection.remote_address());
+        let began = Instant::now();
         let up = || self.set_state(shared, number, PeerState::Up { address });
-        self.keep(self.new_id(), &connection, peering, streams, up).await
+        let error = self.keep(self.new_id(), &connection, peering, streams, up).await;
+        (error, Some(began.elapsed()))
     }
 
     async fn become_peer(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -12,10 +13,12 @@ use macula_core::mesh::record::Attachment;
 use macula_core::relay::between::{Announcement, Between};
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
 use macula_net::{
-    DialError, Endpoint, JoinError, MeshConfig, PeerState, RealmAccess, RelayConfig, RelayError,
+    CertificateFiles, DialError, DialRequest, Endpoint, EndpointConfig, JoinError, MeshConfig,
+    PeerState, RealmAccess, RelayConfig, RelayError, RelayUrl,
 };
 use quinn::{Connection, RecvStream, SendStream};
 
+use crate::certificates::{Ca, Flaw, host};
 use crate::mesh::*;
 use crate::support::*;
 
@@ -205,6 +208,54 @@ async fn realms_are_shared_by_their_tokens() {
     assert_eq!((relay_counter(&bad, "records"), relay_counter(&called, "records")), (0, 1));
     // A node of the same name and cookie in another realm is not the one that is meant.
     assert_eq!(mesh_failure(&a, "d", COOKIE).await, DialError::NotInMesh);
+}
+
+/// A realm of a CA is shared with relays of that CA; and a relay whose key changes has its nodes and
+/// its peers come back, with records for the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn realms_of_a_ca_are_shared_by_certificates() {
+    let ca = Ca::new("peers");
+    let issued = |name: &str| CertificateFiles {
+        authorities: None,
+        own: Some(ca.issue(name, host("localhost"), Flaw::None)),
+    };
+    let start = |certificates: CertificateFiles, peers: Vec<RelayUrl>| {
+        let address = Some(std::net::Ipv4Addr::LOCALHOST.into());
+        let config = EndpointConfig { certificates, ..config(address, 0, "") };
+        let relay = Endpoint::open(&config, Arc::new(Knows(COOKIE))).unwrap();
+        let realms = HashMap::from([(REALM.to_string(), RealmAccess::Authority(ca.trusted()))]);
+        let config = RelayConfig { realms: Some(realms), peers, ..RelayConfig::default() };
+        relay.start_relay(config).unwrap();
+        relay
+    };
+    let first = start(issued("first"), vec![]);
+    let peers = || vec![url("127.0.0.1", first.address().port())];
+    let second = start(issued("second"), peers());
+    let stranger = start(CertificateFiles::default(), peers());
+    let (a, b) = (open("a"), open("b"));
+    for (node, relay, name) in [(&a, &first, "a"), (&b, &second, "b")] {
+        let config = MeshConfig { certificates: issued(name), ..at(&[relay]) };
+        node.join_mesh(config, HANG).await.unwrap();
+    }
+    known(&[(&first, 1), (&second, 1)]).await;
+    let (mut to_b, to_a) = connect_through(&a, &b).await;
+    let (_at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    let refused = PeerState::Down(RelayError::Refused(Refusal::Token));
+    until("a refusal", || state(&stranger) == refused).await;
+    assert_eq!(relay_counter(&stranger, "records"), 0);
+    // A new key, as most CAs' clients make one with each renewal.
+    let (before, _) = (first.node_id(), issued("first"));
+    first.renew_certificates().unwrap();
+    assert_ne!(first.node_id(), before);
+    until("all are back", || {
+        let is_back = |relay| relay_counter(relay, "records") == 1;
+        relay_counter(&first, "nodes") == 1 && is_back(&first) && is_back(&second)
+    })
+    .await;
+    to_b.send([framed(b"again")]).await;
+    assert_eq!(at_b.frames(1).await, [b"again".to_vec()]);
+    let again = || DialRequest { ways: vec![Way::Mesh], ..request(&[], "a", HANG) };
+    soon("a way back", async { while b.dial(again()).await.is_err() {} }).await;
 }
 
 /// A peer that says what it likes.
