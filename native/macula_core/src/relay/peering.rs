@@ -73,6 +73,8 @@ struct Peer {
     /// What proves a token of a realm, and what of it was not proved yet.
     expected: HashMap<Proof, (String, Token)>,
     proved: HashSet<String>,
+    /// What it is to be shown, before anything else: it takes no word of a realm before.
+    shown: Vec<Proof>,
     records: usize,
     /// What it is to be told anew.
     pending: BTreeSet<(Arc<str>, Tag)>,
@@ -104,14 +106,14 @@ pub enum Learned {
 }
 
 impl Peers {
-    /// A relay has become a peer. Gives what it is to be shown first.
+    /// A relay has become a peer.
     pub(super) fn add(
         &mut self,
         now: Duration,
         id: Id,
         peering: Peering,
         config: &Config,
-    ) -> Result<Vec<Proof>, Refusal> {
+    ) -> Result<(), Refusal> {
         let callers = self.peers.values().filter(|peer| peer.lost.is_none());
         if !peering.called && callers.filter(|peer| !peer.peering.called).count() >= MAX_CALLERS {
             return Err(Refusal::Full);
@@ -127,10 +129,18 @@ impl Peers {
         let expected = expected.collect();
         let shown = tokens().filter(|_| *called);
         let shown = shown.map(|(realm, token)| prove(token, true, exporter, realm)).collect();
-        let (proved, pending) = (HashSet::new(), BTreeSet::new());
-        let peer = Peer { peering, began: now, expected, proved, records: 0, pending, lost: None };
+        let peer = Peer {
+            peering,
+            began: now,
+            expected,
+            proved: HashSet::new(),
+            shown,
+            records: 0,
+            pending: BTreeSet::new(),
+            lost: None,
+        };
         self.peers.insert(id, peer);
-        Ok(shown)
+        Ok(())
     }
 
     /// Whether `id` is a peer, and its peering is not broken.
@@ -159,25 +169,33 @@ impl Peers {
         self.peers.get(&id).is_some_and(|peer| peer.lets_in(realm, config))
     }
 
-    /// Takes proofs of tokens. Gives the realms that the peer is let into by them, and what it is
-    /// to be shown in turn.
-    pub(super) fn prove(&mut self, id: Id, proofs: &[Proof]) -> (Vec<String>, Vec<Proof>) {
-        let (mut realms, mut shown) = (Vec::new(), Vec::new());
+    /// Takes proofs of tokens. Gives the realms that the peer is let into by them.
+    pub(super) fn prove(&mut self, id: Id, proofs: &[Proof]) -> Vec<String> {
+        let mut realms = Vec::new();
         let Some(peer) = self.peers.get_mut(&id) else {
-            return (realms, shown);
+            return realms;
         };
         for proof in proofs {
             let Some((realm, token)) = peer.expected.remove(proof) else {
                 continue;
             };
             if !peer.peering.called {
-                shown.push(prove(&token, false, &peer.peering.exporter, &realm));
+                peer.shown.push(prove(&token, false, &peer.peering.exporter, &realm));
             }
             if peer.proved.insert(realm.clone()) {
                 realms.push(realm);
             }
         }
-        (realms, shown)
+        realms
+    }
+
+    /// What a peer is to be shown next.
+    pub(super) fn shown(&mut self, id: Id) -> Vec<Proof> {
+        let peer = self.peers.get_mut(&id);
+        peer.map_or_else(Vec::new, |peer| {
+            let most = peer.shown.len().min(MAX_PROOFS);
+            peer.shown.drain(..most).collect()
+        })
     }
 
     /// Takes an announcement whose signature was found good for `tag`. `wall`: milliseconds since
@@ -434,7 +452,7 @@ mod tests {
         let mut peers = Peers::default();
         for id in [1, 2] {
             let added = peers.add(NOW, id, peering(id as u8, true), &Config::default());
-            assert_eq!(added, Ok(vec![]));
+            assert_eq!(added, Ok(()));
         }
         peers
     }
@@ -485,14 +503,18 @@ mod tests {
         let there =
             with_tokens(&[("both", &["new", "newer"]), ("mine", &["x"]), ("other", &["m"])]);
         let (mut caller, mut called) = (Peers::default(), Peers::default());
-        let shown = caller.add(NOW, 1, peering(2, true), &here).unwrap();
-        assert_eq!(called.add(NOW, 1, peering(1, false), &there), Ok(vec![]));
-        let (realms, answer) = called.prove(1, &shown);
-        assert_eq!((realms, answer.len()), (vec!["both".to_string()], 1));
+        caller.add(NOW, 1, peering(2, true), &here).unwrap();
+        called.add(NOW, 1, peering(1, false), &there).unwrap();
+        let shown = caller.shown(1);
+        assert_eq!((shown.len(), called.shown(1).len()), (3, 0));
+        assert_eq!(called.prove(1, &shown), ["both"]);
+        let answer = called.shown(1);
+        assert_eq!(answer.len(), 1);
         // What was shown by one side is no proof of the other's.
-        assert_eq!(caller.prove(1, &shown), (vec![], vec![]));
-        assert_eq!(caller.prove(1, &answer), (vec!["both".to_string()], vec![]));
-        assert_eq!(called.prove(1, &shown), (vec![], vec![]));
+        assert!(caller.prove(1, &shown).is_empty());
+        assert_eq!(caller.prove(1, &answer), ["both"]);
+        assert!(called.prove(1, &shown).is_empty());
+        assert!(caller.shown(1).is_empty() && called.shown(1).is_empty());
         let lets_in = |realm| caller.lets_in(1, realm, &here);
         assert!(lets_in("both") && lets_in("open"));
         assert!(!lets_in("mine") && !lets_in("other"));
@@ -519,10 +541,10 @@ mod tests {
         let itself = Peering { relay: [0; LEN], ..peering(1, false) };
         assert_eq!(peers.add(NOW, 1, itself, &config), Err(Refusal::Itself));
         for id in 0..MAX_CALLERS as u64 {
-            assert_eq!(peers.add(NOW, id, peering(id as u8 + 1, false), &config), Ok(vec![]));
+            assert_eq!(peers.add(NOW, id, peering(id as u8 + 1, false), &config), Ok(()));
         }
         assert_eq!(peers.add(NOW, 999, peering(200, false), &config), Err(Refusal::Full));
-        assert_eq!(peers.add(NOW, 1000, peering(201, true), &config), Ok(vec![]));
+        assert_eq!(peers.add(NOW, 1000, peering(201, true), &config), Ok(()));
         let (_, one) = announced(1, 1, "r", WALL);
         let mut learned = |id, n: u64| {
             let mut tag = [0; 16];
@@ -536,7 +558,7 @@ mod tests {
         assert_eq!(learned(2, 1 << 40), Learned::News);
         peers.gone(NOW, 1, false);
         assert_eq!(peers.records(), 1);
-        assert_eq!(peers.add(NOW, 999, peering(200, false), &config), Ok(vec![]));
+        assert_eq!(peers.add(NOW, 999, peering(200, false), &config), Ok(()));
     }
 
     proptest! {

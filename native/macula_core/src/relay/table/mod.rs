@@ -38,8 +38,8 @@ pub const TRIAL: Duration = Duration::from_millis(500);
 /// now: most often it is at both. Longer than any way to a node takes.
 pub const ELSEWHERE_TRIAL: Duration = Duration::from_secs(3);
 
-/// Questions of one peer about holders that may be open at once.
-const MAX_PROBES: usize = 256;
+/// Questions of one peer about holders that may be open at once: rarely is there one.
+const MAX_PROBES: usize = 64;
 
 /// Tags one node may hold or be waiting for: one for each cookie it uses, and for each of its names.
 pub const MAX_CLAIMS: usize = 64;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::super::between::{Announcement, Between, MAX_PROOFS, Proof};
+use super::super::between::{Announcement, Between};
 use super::super::message::{Refusal, ToNode};
 use super::super::peering::{Learned, Peering};
 use super::trials::{Asked, Trial, Why};
@@ -63,11 +63,9 @@ impl Relay {
         id: Id,
         peering: Peering,
     ) -> Result<Vec<Action>, Refusal> {
-        let shown = self.peers.add(now, id, peering, &self.config)?;
-        let mut actions = proofs(id, &shown);
+        self.peers.add(now, id, peering, &self.config)?;
         let realms: Vec<_> = self.realms.keys().cloned().collect();
-        actions.extend(self.tell_of(id, &realms));
-        Ok(actions)
+        Ok(self.tell_of(id, &realms))
     }
 
     /// Takes a message of a peer, an [`Between::Announce`] with the tag it was verified for.
@@ -76,10 +74,8 @@ impl Relay {
             _ if !self.peers.is_up(id) => Vec::new(),
             Heard::Announced(tag, announced) => return self.learn(clock, id, tag, announced),
             Heard::Said(Between::Proofs(proved)) => {
-                let (realms, shown) = self.peers.prove(id, &proved);
-                let mut actions = proofs(id, &shown);
-                actions.extend(self.tell_of(id, &realms));
-                actions
+                let realms = self.peers.prove(id, &proved);
+                self.tell_of(id, &realms)
             }
             Heard::Said(Between::Withdraw(tag)) => {
                 self.peers.withdraw(id, &tag);
@@ -96,8 +92,12 @@ impl Relay {
         (actions, Learned::Known)
     }
 
-    /// What a peer is to be told next of the tags held here; none: it knows all.
+    /// What a peer is to be shown and told next of the tags held here; none: it knows all.
     pub fn announcement(&mut self, id: Id) -> Option<Between> {
+        let shown = self.peers.shown(id);
+        if !shown.is_empty() {
+            return Some(Between::Proofs(shown));
+        }
         let (realm, tag) = self.peers.next(id)?;
         let own = self.peers.peering(id)?.own;
         let holder = self.realms.get(&*realm).and_then(|realm| realm.holders.get(&tag));
@@ -223,9 +223,4 @@ impl Heard {
             said => Ok(Heard::Said(said)),
         }
     }
-}
-
-fn proofs(id: Id, shown: &[Proof]) -> Vec<Action> {
-    let tell = |proofs: &[Proof]| Action::Tell(id, Between::Proofs(proofs.to_vec()));
-    shown.chunks(MAX_PROOFS).map(tell).collect()
 }
