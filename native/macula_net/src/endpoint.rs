@@ -549,15 +549,15 @@ impl Shared {
         })?;
         let tls = Arc::new(tls);
         let former = std::mem::replace(&mut *self.tls.write(), tls.clone());
+        if !self.is_closing() {
+            self.quinn.set_server_config(Some(transport::server(&tls)));
+            self.well_known.renew(&tls);
+        }
         if former.credentials.node_id != tls.credentials.node_id
             && let Some(relay) = self.relay()
         {
             // What nodes signed for the former key counts nowhere any more.
             relay.part();
-        }
-        if !self.is_closing() {
-            self.quinn.set_server_config(Some(transport::server(&tls)));
-            self.well_known.renew(&tls);
         }
         Ok(())
     }
