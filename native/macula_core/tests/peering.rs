@@ -222,7 +222,7 @@ impl World {
             Forward::To(holder) => Ok((there, holder)),
             Forward::ToPeer(_) => panic!("forwarded twice"),
             // The relay here should have known.
-            _ => Err(Forward::Lost),
+            _ => Err(Forward::Hold([0; LEN])),
         }
     }
 
@@ -364,7 +364,7 @@ fn a_broken_peering_is_remembered_for_a_while() {
         let line = *world.lines.keys().last().unwrap();
         world.part(line, true);
         world.tick(Duration::from_secs(2));
-        assert_eq!(world.datagram(a, TAGS[1]), Err(Forward::Lost));
+        assert_eq!(world.datagram(a, TAGS[1]), Err(Forward::Hold(relay_id(1))));
         if heals {
             world.peer(0, 1);
             world.flush();
@@ -375,6 +375,23 @@ fn a_broken_peering_is_remembered_for_a_while() {
         world.tick(Duration::from_secs(5));
         assert_eq!(world.datagram(a, TAGS[1]), Err(Forward::Nobody(TAGS[1])));
     }
+}
+
+/// A peer that does not answer is spared, and another way taken where there is one.
+#[test]
+fn what_is_for_a_peer_that_does_not_answer_is_held_back() {
+    let (mut world, a, b) = apart();
+    world.peer(0, 1);
+    world.flush();
+    let line = *world.lines.keys().last().unwrap();
+    world.relays[0].doubt(line, true);
+    assert_eq!(world.datagram(a, TAGS[1]), Err(Forward::Hold(relay_id(1))));
+    world.relays[0].doubt(line, false);
+    assert_eq!(world.datagram(a, TAGS[1]), Ok(b));
+    world.relays[0].doubt(line, true);
+    world.peer(0, 1);
+    world.flush();
+    assert_eq!(world.datagram(a, TAGS[1]), Ok(b));
 }
 
 /// Node 3 has the name of node 0.

@@ -78,6 +78,8 @@ struct Peer {
     records: usize,
     /// What it is to be told anew.
     pending: BTreeSet<(Arc<str>, Tag)>,
+    /// It does not answer just now.
+    doubted: bool,
     /// The peering is broken, and forgotten then.
     lost: Option<Duration>,
 }
@@ -137,6 +139,7 @@ impl Peers {
             shown,
             records: 0,
             pending: BTreeSet::new(),
+            doubted: false,
             lost: None,
         };
         self.peers.insert(id, peer);
@@ -146,6 +149,23 @@ impl Peers {
     /// Whether `id` is a peer, and its peering is not broken.
     pub(super) fn is_up(&self, id: Id) -> bool {
         self.peers.get(&id).is_some_and(|peer| peer.lost.is_none())
+    }
+
+    /// Whether `id` answers.
+    pub(super) fn answers(&self, id: Id) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.lost.is_none() && !peer.doubted)
+    }
+
+    /// Whether a peer answers just now.
+    pub(super) fn doubt(&mut self, id: Id, doubted: bool) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.doubted = doubted;
+        }
+    }
+
+    /// The hash of the key of `id`, be its peering broken or not.
+    pub(super) fn relay_id(&self, id: Id) -> Option<[u8; LEN]> {
+        Some(self.peers.get(&id)?.peering.relay)
     }
 
     /// Peers that are connected; one that is connected twice counts once.
@@ -263,12 +283,13 @@ impl Peers {
         }
     }
 
-    /// Where a tag is held, by the last word of its node; what a peer says that is connected comes
-    /// before what one said that is not.
+    /// Where a tag is held, by the last word of its node; what a peer says that answers comes before
+    /// what one said that does not, or is not connected any more.
     pub(super) fn place(&self, now: Duration, realm: &str, tag: &Tag) -> Option<&Place> {
         let places = self.places.get(tag)?.iter();
         let counts = places.filter(|place| place.ends > now && &*place.realm == realm);
-        counts.max_by_key(|place| (self.is_up(place.peer), place.sequence))
+        let rank = |id| (self.answers(id), self.is_up(id));
+        counts.max_by_key(|place| (rank(place.peer), place.sequence))
     }
 
     /// What a peer said of a tag.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -27,7 +27,11 @@ use crate::socket::from_label;
 use crate::{framing, tls};
 
 /// How often a peer is asked for a sign of life.
-const PING: Duration = Duration::from_secs(1);
+const PING: Duration = Duration::from_millis(500);
+
+/// A peer that has not answered as many of these questions is spared what is for it until it does:
+/// that is a second, more than any way between relays takes.
+const UNANSWERED: u64 = 2;
 
 /// A peer that said nothing for this long, though it was asked, is lost.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -279,13 +283,14 @@ impl RelayService {
         };
         self.peers.connected.write().insert(id, connected);
         let peered = self.relay.lock().peered(self.began.elapsed(), id, peering);
+        let answered = AtomicU64::new(0);
         let ended = match peered {
             Ok(actions) => {
                 self.carry_out(actions);
                 up();
                 tokio::select! {
-                    ended = self.hear_peer(id, connection, receive, relay) => ended,
-                    ended = self.tell_peer(id, &mut send, outgoing, &wake) => ended,
+                    ended = self.hear_peer(id, connection, receive, relay, &answered) => ended,
+                    ended = self.tell_peer(id, &mut send, outgoing, &wake, &answered) => ended,
                     () = self.forward_here(id, connection) => Ended::Lost,
                 }
             }
@@ -317,6 +322,7 @@ impl RelayService {
         connection: &Connection,
         mut receive: RecvStream,
         relay: [u8; LEN],
+        answered: &AtomicU64,
     ) -> Ended {
         let mut allowance = Bucket::new(MESSAGES, self.began.elapsed());
         loop {
@@ -334,6 +340,11 @@ impl RelayService {
             let heard = match Between::decode(&message) {
                 Ok(None) => continue,
                 Ok(Some(Between::Ended(refusal))) => return Ended::There(refusal),
+                Ok(Some(Between::Pong(token))) => {
+                    answered.fetch_max(token, Relaxed);
+                    self.pass_on_held(id, connection, &relay);
+                    Ok(Heard::Said(Between::Pong(token)))
+                }
                 Ok(Some(message)) => Heard::check(message, &relay),
                 Err(refusal) => Err(refusal),
             };
@@ -360,17 +371,22 @@ impl RelayService {
         send: &mut SendStream,
         mut messages: mpsc::Receiver<Between>,
         wake: &Notify,
+        answered: &AtomicU64,
     ) -> Ended {
         let (mut pings, mut token) = (interval(PING), 0);
         loop {
             let (message, announces) = tokio::select! {
                 biased;
                 message = messages.recv() => (message, false),
+                // Before a ping: who has answered one knows what was to be told before it.
+                () = wake.notified() => (None, true),
                 _ = pings.tick() => {
                     token += 1;
+                    if answered.load(Relaxed).saturating_add(UNANSWERED) < token {
+                        self.relay.lock().doubt(id, true);
+                    }
                     (Some(Between::Ping(token)), false)
                 }
-                () = wake.notified() => (None, true),
             };
             let written = match message {
                 Some(Between::Ended(refusal)) => return Ended::Here(refusal),
@@ -403,6 +419,15 @@ impl RelayService {
         (bytes, true)
     }
 
+    /// A peer has answered: it gets what was held back for it.
+    fn pass_on_held(&self, id: Id, connection: &Connection, relay: &[u8; LEN]) {
+        self.relay.lock().doubt(id, false);
+        for datagram in self.held.lock().release(self.began.elapsed(), relay) {
+            self.counters.to_peers.fetch_add(1, Relaxed);
+            self.send(connection, datagram);
+        }
+    }
+
     /// Passes what a peer forwards to the nodes here, until its connection ends.
     async fn forward_here(&self, id: Id, connection: &Connection) {
         while let Ok(datagram) = connection.read_datagram().await {
@@ -416,7 +441,7 @@ impl RelayService {
                 // Its withdrawal is on its way to the peer.
                 Forward::Nobody(_) => &self.counters.nobody,
                 Forward::Slow(_) => &self.counters.slowed,
-                Forward::ToPeer(_) | Forward::Lost | Forward::Invalid => &self.counters.invalid,
+                Forward::ToPeer(_) | Forward::Hold(_) | Forward::Invalid => &self.counters.invalid,
             };
             dropped.fetch_add(1, Relaxed);
         }

@@ -69,14 +69,7 @@ async fn nodes_at_peered_relays_reach_each_other() {
     assert_eq!(mesh_failure(&a, "b", COOKIE).await, DialError::NotInMesh);
     join(&b, &[&second]).await;
     known(&[(&first, 1), (&second, 1)]).await;
-    let (mut to_b, mut to_a) = connect_through(&a, &b).await;
-    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
-    let (small, large) = (bodies(500, 100), bodies(20, 500_000));
-    to_b.send(small.iter().map(|body| framed(body))).await;
-    assert!(at_b.frames(500).await == small);
-    let sending = to_a.send(large.iter().map(|body| framed(body)));
-    let ((), received) = tokio::join!(sending, at_a.frames(20));
-    assert!(received == large);
+    talk_through(&a, &b).await;
     for relay in [&first, &second] {
         assert!(relay_counter(relay, "to_peers") > 0 && relay_counter(relay, "from_peers") > 0);
     }

@@ -133,8 +133,8 @@ pub enum Forward {
     To(Id),
     /// Pass it on to a peer.
     ToPeer(Id),
-    /// Drop it: the peer it is for is being called again.
-    Lost,
+    /// Hold it back: the peer with this key does not answer just now.
+    Hold([u8; LEN]),
     /// Say that nobody holds the tag.
     Nobody(Tag),
     /// Drop it: the node sends more than it may. True: and tell it.
@@ -289,8 +289,11 @@ impl Relay {
         }
         let place = attachment.realm.as_ref().and_then(|name| self.peers.place(now, name, &to));
         match place {
-            Some(place) if self.peers.is_up(place.peer) => Forward::ToPeer(place.peer),
-            Some(_) => Forward::Lost,
+            Some(place) if self.peers.answers(place.peer) => Forward::ToPeer(place.peer),
+            Some(place) => match self.peers.relay_id(place.peer) {
+                Some(relay) => Forward::Hold(relay),
+                None => Forward::Nobody(to),
+            },
             None => Forward::Nobody(to),
         }
     }

@@ -118,6 +118,11 @@ impl Relay {
         })
     }
 
+    /// Whether a peer answers just now: what is for it is held back as long as it does not.
+    pub fn doubt(&mut self, id: Id, doubted: bool) {
+        self.peers.doubt(id, doubted);
+    }
+
     /// A peering has ended. `broke`: without a word, so that it is likely to be back soon.
     pub fn parted(&mut self, now: Duration, id: Id, broke: bool) {
         let of_peer = |trial: &Trial| matches!(trial.why, Why::Probe(peer, _) if peer == id);
