@@ -16,7 +16,7 @@ use macula_core::mesh::packet;
 use macula_core::mesh::record::Attachment;
 use macula_core::relay::between::Between;
 use macula_core::relay::message::{ToNode, ToRelay};
-use macula_core::relay::peering::Peering;
+use macula_core::relay::peering::{GRACE, Peering};
 use macula_core::relay::table::{Action, Clock, Forward, Heard, Id, Relay, Stranger};
 use proptest::prelude::*;
 
@@ -372,7 +372,7 @@ fn a_broken_peering_is_remembered_for_a_while() {
             let line = *world.lines.keys().last().unwrap();
             world.part(line, false);
         }
-        world.tick(Duration::from_secs(5));
+        world.tick(GRACE);
         assert_eq!(world.datagram(a, TAGS[1]), Err(Forward::Nobody(TAGS[1])));
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::admission;
+use macula_core::mesh::packet::HEADER;
+use macula_core::mesh::seal::OVERHEAD;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::identity::Identity;
@@ -47,6 +49,9 @@ pub(crate) const RELAY_SILENCE: Duration = Duration::from_secs(8);
 /// upper bound for a path) under the attachment's packet and datagram frame (some 40), our own
 /// header and seal (62). Larger ones would travel in two halves.
 const RELAYED_MTU: u16 = 1340;
+
+/// The largest of these as relays pass them on.
+pub(crate) const RELAYED: usize = RELAYED_MTU as usize + HEADER + OVERHEAD;
 
 /// The accepting side's parameters for links through a relay.
 pub(crate) fn relayed_server(tls: &Tls) -> quinn::ServerConfig {

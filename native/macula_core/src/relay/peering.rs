@@ -25,8 +25,9 @@ use crate::mesh::claim::Tag;
 /// Peers that have called and are connected, at most: a full map of relays is for some fifty.
 pub const MAX_CALLERS: usize = 64;
 
-/// How long a broken peering is remembered: some attempts to call again.
-pub const GRACE: Duration = Duration::from_secs(5);
+/// How long a broken peering is remembered: some attempts to call again. As long as it is, what links
+/// ask again is held back and not dropped.
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a peer may be without a realm it is let into: its proofs take one round trip.
 pub const WELCOME: Duration = Duration::from_secs(5);

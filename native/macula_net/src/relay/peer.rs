@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,16 +18,23 @@ use macula_core::relay::table::{Forward, Heard, Id, Stranger};
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{AGAIN, Counted, PATIENCE, RelayService, exporter};
 use crate::endpoint::Shared;
 use crate::mesh::{RelayError, RelayUrl, attachment};
 use crate::socket::from_label;
-use crate::{framing, tls};
+use crate::{framing, tls, transport};
 
 /// How often a peer is asked for a sign of life.
 const PING: Duration = Duration::from_millis(500);
+
+/// How often it is asked until its connection bears the largest datagrams.
+const EAGER: Duration = Duration::from_millis(50);
+
+/// How long QUIC may take to find out that it does: some round trips. Where it never does, small ones
+/// are worth passing on.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// A peer that has not answered as many of these questions is spared what is for it until it does:
 /// that is a second, more than any way between relays takes.
@@ -282,15 +289,21 @@ impl RelayService {
             has_called: !peering.called,
         };
         self.peers.connected.write().insert(id, connected);
-        let peered = self.relay.lock().peered(self.began.elapsed(), id, peering);
-        let answered = AtomicU64::new(0);
+        let peered = {
+            let mut relay = self.relay.lock();
+            let peered = relay.peered(self.began.elapsed(), id, peering);
+            // Until it has answered, and what is for it fits.
+            relay.doubt(id, true);
+            peered
+        };
+        let pulse = Pulse::default();
         let ended = match peered {
             Ok(actions) => {
                 self.carry_out(actions);
                 up();
                 tokio::select! {
-                    ended = self.hear_peer(id, connection, receive, relay, &answered) => ended,
-                    ended = self.tell_peer(id, &mut send, outgoing, &wake, &answered) => ended,
+                    ended = self.hear_peer(id, connection, receive, relay, &pulse) => ended,
+                    ended = self.tell_peer(id, &mut send, outgoing, &wake, &pulse) => ended,
                     () = self.forward_here(id, connection) => Ended::Lost,
                 }
             }
@@ -322,8 +335,9 @@ impl RelayService {
         connection: &Connection,
         mut receive: RecvStream,
         relay: [u8; LEN],
-        answered: &AtomicU64,
+        pulse: &Pulse,
     ) -> Ended {
+        let began = Instant::now();
         let mut allowance = Bucket::new(MESSAGES, self.began.elapsed());
         loop {
             let message = match timeout(SILENCE, framing::read(&mut receive, MAX_MESSAGE)).await {
@@ -341,8 +355,12 @@ impl RelayService {
                 Ok(None) => continue,
                 Ok(Some(Between::Ended(refusal))) => return Ended::There(refusal),
                 Ok(Some(Between::Pong(token))) => {
-                    answered.fetch_max(token, Relaxed);
-                    self.pass_on_held(id, connection, &relay);
+                    pulse.answered.fetch_max(token, Relaxed);
+                    let fits = connection.max_datagram_size() >= Some(transport::RELAYED);
+                    if fits || began.elapsed() >= SETTLED {
+                        pulse.settled.store(true, Relaxed);
+                        self.pass_on_held(id, connection, &relay);
+                    }
                     Ok(Heard::Said(Between::Pong(token)))
                 }
                 Ok(Some(message)) => Heard::check(message, &relay),
@@ -371,20 +389,22 @@ impl RelayService {
         send: &mut SendStream,
         mut messages: mpsc::Receiver<Between>,
         wake: &Notify,
-        answered: &AtomicU64,
+        pulse: &Pulse,
     ) -> Ended {
-        let (mut pings, mut token) = (interval(PING), 0);
+        let (mut ping, mut token) = (Instant::now(), 0);
         loop {
             let (message, announces) = tokio::select! {
                 biased;
                 message = messages.recv() => (message, false),
                 // Before a ping: who has answered one knows what was to be told before it.
                 () = wake.notified() => (None, true),
-                _ = pings.tick() => {
+                () = sleep_until(ping) => {
                     token += 1;
-                    if answered.load(Relaxed).saturating_add(UNANSWERED) < token {
+                    let settled = pulse.settled.load(Relaxed);
+                    if settled && pulse.answered.load(Relaxed).saturating_add(UNANSWERED) < token {
                         self.relay.lock().doubt(id, true);
                     }
+                    ping = Instant::now() + if settled { PING } else { EAGER };
                     (Some(Between::Ping(token)), false)
                 }
             };
@@ -446,6 +466,15 @@ impl RelayService {
             dropped.fetch_add(1, Relaxed);
         }
     }
+}
+
+/// The signs of life of a peer.
+#[derive(Default)]
+struct Pulse {
+    /// The last question it has answered.
+    answered: AtomicU64,
+    /// Its connection bears what is passed on.
+    settled: AtomicBool,
 }
 
 /// How a peering ended.
