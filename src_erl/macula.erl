@@ -97,12 +97,13 @@ relays() ->
 %% it cannot read.
 %%
 %% Options: `port' (default: the node's own, else 4433), `certfile' and
-%% `keyfile' (with a port of its own; default: self-signed), `realms'
+%% `keyfile' (default: the node's, else self-signed), `realms'
 %% (#{Realm => open | {tokens, [Binary]} | {cacertfile, Path}}; default: all
 %% realms, openly, with a warning), `peers' (the URLs of other relays: their
-%% nodes and this one's reach each other; default: none), and limits: `nodes_per_realm',
-%% `bytes_per_node', `datagrams_per_node', `bytes_per_realm',
-%% `datagrams_per_realm' (a second; default: none).
+%% nodes and this one's reach each other; default: none), and limits: `nodes'
+%% (default: 4096) and `nodes_per_realm', `bytes_per_node',
+%% `datagrams_per_node', `bytes_per_realm', `datagrams_per_realm' (a second;
+%% default: none).
 %%
 %% Errors: {bad_option, Key, Expected, Got}; {port_in_use, Port};
 %% {bad_file, File, Why}; already_started.

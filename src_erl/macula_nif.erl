@@ -135,7 +135,8 @@ dial_cancel(Dial) -> load_and(dial_cancel, [Dial]).
 
 %% The mesh: the caller gets {macula_mesh, Id, ok | {error, Reason}} and
 %% {macula_mesh_nodes, Id, undefined | [Name]}; the owner of the endpoint gets
-%% {macula_relay, Url, State}.
+%% {macula_relay, Url, State}, and {macula_moved, Name, Url | undefined, Address}
+%% when the link with a node takes another path.
 
 -spec mesh_join(endpoint(), #{atom() => term()}) -> ok | {error, closed}.
 mesh_join(Endpoint, Options) -> load_and(mesh_join, [Endpoint, Options]).

@@ -78,7 +78,7 @@ impl World {
         let realm = REALM.to_string();
         let at = Attachment { node, relay: relay_id };
         for message in [
-            ToRelay::Attach { version: 1, features: 0, realm, token: vec![] },
+            ToRelay::Attach { version: 1, features: 0, realm, token: vec![].into() },
             ToRelay::Claim { claim: key.claim(REALM, &[1; LEN]), sealed: vec![] },
             ToRelay::Record(key.record(REALM, &at, WALL, 0)),
         ] {

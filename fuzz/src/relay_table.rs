@@ -13,6 +13,7 @@ use macula_core::mesh::claim::{Claim, Tag};
 use macula_core::mesh::packet;
 use macula_core::relay::message::{ToNode, ToRelay};
 use macula_core::relay::table::{Action, Clock, Forward, Id, Relay, Stranger};
+use macula_core::secret::Secret;
 
 use super::choices::Choices;
 use super::sealed::KEY;
@@ -68,7 +69,10 @@ impl World {
             1 => self.gone(id),
             2 => {
                 let realm = REALMS[choices.next() % 2].to_string();
-                self.hear(id, ToRelay::Attach { version: 1, features: 0, realm, token: vec![] });
+                self.hear(
+                    id,
+                    ToRelay::Attach { version: 1, features: 0, realm, token: Secret::default() },
+                );
             }
             3 | 4 => {
                 // Now and then a claim of another node, or for another realm.

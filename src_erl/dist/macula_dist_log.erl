@@ -4,7 +4,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, refused/3, certificate/1, unreachable/2, relay/2, peer/2, forged/1,
+-export([init/0, refused/3, certificate/1, unreachable/2, relay/2, moved/3, peer/2, forged/1,
          listen_failed/2,
          illegal_name/2, note/2, format/1]).
 -export([let_through/0]).
@@ -57,6 +57,11 @@ peer(Url, {down, Reason}) ->
     ?LOG_WARNING(#{event => peer_down, relay => Url, reason => Reason}, metadata());
 peer(Url, {_, Address}) ->
     ?LOG_NOTICE(#{event => peer, relay => Url, address => Address}, metadata()).
+
+%% @doc The link with a node takes another path now: through a relay, or straight.
+-spec moved(binary(), Relay :: binary() | undefined, macula_nif:address()) -> ok.
+moved(Node, Relay, Address) ->
+    ?LOG_NOTICE(#{event => moved, node => Node, relay => Relay, address => Address}, metadata()).
 
 %% @doc Datagrams came through relays that nobody with this node's cookie had
 %% sealed so. The native side tells that every few seconds at most.
@@ -204,6 +209,10 @@ format(#{event := peer_down, relay := Url, reason := Reason}) ->
     {"macula: the relay ~ts is no peer: ~ts. It is called again", [Url, relay_reason(Reason)]};
 format(#{event := peer, relay := Url, address := Address}) ->
     {"macula: the relay ~ts, at ~ts, is a peer", [Url, address(Address)]};
+format(#{event := moved, node := Node, relay := undefined, address := Address}) ->
+    {"macula: the link with ~ts goes straight to ~ts now", [Node, address(Address)]};
+format(#{event := moved, node := Node, relay := Relay}) ->
+    {"macula: the link with ~ts goes through the relay ~ts now", [Node, Relay]};
 format(#{event := decrypt_failed, count := Count}) ->
     {"macula: decrypt_failed: ~b datagrams came through relays that nobody with this node's cookie "
      "had sealed; they were dropped. If links suffer, use another relay", [Count]};

@@ -139,9 +139,6 @@ open(#{port := Port} = Relay, {ok, {_, NodePort}}) when Port =:= undefined; Port
 open(Relay, _) ->
     on_own_port(Relay).
 
-on_node_port(#{certificate := {File, _}}) ->
-    %% The node's certificate is the one of its port.
-    {error, {bad_option, certfile, {only_with, port}, File}};
 on_node_port(Relay) ->
     case macula_dist_endpoint:dialling() of
         {ok, Endpoint} -> serve(Endpoint, Relay, #state{options = Relay});
@@ -157,7 +154,10 @@ on_own_port(#{port := Given, certificate := Certificate} = Relay) ->
                 home => macula_dist_home:directory(<<"relay">>), authorities => undefined,
                 certificate => Certificate, registry => undefined, well_known_port => undefined},
     case macula_nif:endpoint_open(Options) of
-        {ok, Endpoint} -> serve(Endpoint, Relay, #state{options = Relay, own = Endpoint});
+        {ok, Endpoint} ->
+            %% The certificate is that of the whole port.
+            OnPort = Relay#{certificate := undefined},
+            serve(Endpoint, OnPort, #state{options = OnPort, own = Endpoint});
         {error, eaddrinuse} -> {error, {port_in_use, Port}};
         {error, _} = Error -> Error
     end.
@@ -177,7 +177,7 @@ with_endpoint(#state{own = Endpoint}, Do) ->
     Do(Endpoint).
 
 native(Relay) ->
-    maps:without([port, certificate], Relay).
+    maps:remove(port, Relay).
 
 %% Whoever reaches an open relay can have it carry traffic.
 warn_if_open(#{realms := undefined}) ->

@@ -96,7 +96,7 @@ impl World {
         };
         self.relays[relay].connected(id, stranger);
         self.places.insert((relay, id), Place { node, dead: false, held: false, taken: false });
-        let (realm, token) = (realm_of(node).to_string(), Vec::new());
+        let (realm, token) = (realm_of(node).to_string(), Vec::new().into());
         self.say(relay, id, ToRelay::Attach { version: 1, features: 0, realm, token });
         let claim = KEYS[name_of(node)].claim(realm_of(node), &[id as u8; LEN]);
         self.say(relay, id, ToRelay::Claim { claim, sealed: vec![node as u8] });

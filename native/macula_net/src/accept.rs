@@ -121,7 +121,7 @@ async fn admit(
     if tls::protocol(&connection).as_deref() == Some(tls::RELAY) {
         return match (door, shared.relay()) {
             (Door::Own(_), Some(relay)) => {
-                let own = shared.tls().credentials.node_id;
+                let own = shared.tls().relay_id();
                 attach(relay, connection, own, deadline).await
             }
             _ => {

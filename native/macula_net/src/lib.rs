@@ -9,6 +9,7 @@
 mod accept;
 mod answers;
 mod certificate;
+mod congestion;
 mod cookies;
 mod dial;
 mod endpoint;
@@ -18,6 +19,7 @@ mod identity;
 mod link;
 mod marker;
 mod mesh;
+mod paths;
 mod queue;
 mod reader;
 mod relay;
@@ -34,7 +36,7 @@ pub mod registry;
 pub mod resolve;
 pub mod transport;
 
-pub use certificate::{CertificateFault, CertificateFiles, FileError};
+pub use certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
 pub use cookies::Cookie;
 pub use dial::{DialError, DialRequest, Way};
 pub use endpoint::{BindError, Endpoint, EndpointConfig, Incident, Node};

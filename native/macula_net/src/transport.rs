@@ -7,8 +7,10 @@ use std::time::Duration;
 use macula_core::admission;
 use macula_core::mesh::packet::HEADER;
 use macula_core::mesh::seal::OVERHEAD;
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::congestion::PathCubicConfig;
 use crate::identity::Identity;
 use crate::tls::Tls;
 
@@ -74,9 +76,9 @@ fn relayed(mut transport: TransportConfig) -> TransportConfig {
     transport
 }
 
-/// The parameters of an attachment to a relay.
-pub(crate) fn attachment(tls: &Tls) -> quinn::ClientConfig {
-    let mut client = quinn::ClientConfig::new(tls.relay_client.clone());
+/// The parameters of an attachment to a relay, or of a peering with one.
+pub(crate) fn attachment(tls: &Arc<QuicClientConfig>) -> quinn::ClientConfig {
+    let mut client = quinn::ClientConfig::new(tls.clone());
     let mut transport = parameters(1);
     transport.max_idle_timeout(IdleTimeout::try_from(RELAY_SILENCE).ok());
     client.transport_config(Arc::new(transport));
@@ -132,6 +134,7 @@ pub fn parameters(streams: u32) -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(STRANGER_WINDOW.into())
         .send_window(SEND_WINDOW)
+        .congestion_controller_factory(Arc::new(PathCubicConfig::default()))
         .ack_frequency_config(Some(acks));
     transport
 }

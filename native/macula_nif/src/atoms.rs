@@ -36,6 +36,7 @@ rustler::atoms! {
     macula_relay,
     macula_peer,
     macula_forged,
+    macula_moved,
     macula_srv,
     attached,
     draining,

@@ -40,7 +40,7 @@ impl Options<'_> {
             relays: self.relays.iter().map(relay_url).collect::<NifResult<_>>()?,
             realm: self.realm.decode::<Text>()?.0,
             identity: self.identity.decode::<Given<Text>>()?.0.map(|text| text.0),
-            token: self.token.decode::<Binary<'_>>()?.to_vec(),
+            token: self.token.decode::<Binary<'_>>()?.to_vec().into(),
             verify: self.verify,
             certificates: CertificateFiles {
                 authorities: authorities.0.map(|file| file.0),

@@ -109,6 +109,18 @@ impl Node for NodeProcess {
         });
     }
 
+    fn moved(&self, name: &str, relay: Option<&str>, address: SocketAddr) {
+        let (name, relay) = (name.to_owned(), relay.map(str::to_owned));
+        post(self.pid, move |env| {
+            let name = binary(env, name.as_bytes());
+            let relay = match &relay {
+                Some(url) => binary(env, url.as_bytes()).encode(env),
+                None => rustler::types::atom::undefined().encode(env),
+            };
+            (atoms::macula_moved(), name, relay, Address(address)).encode(env)
+        });
+    }
+
     fn forged(&self, count: u64) {
         post(self.pid, move |env| (atoms::macula_forged(), count).encode(env));
     }

@@ -16,7 +16,9 @@ use crate::term::{Address, File, Given, Text, binary, error, file_error};
 
 #[derive(NifMap)]
 struct Options<'a> {
+    certificate: Term<'a>,
     realms: Term<'a>,
+    nodes: Term<'a>,
     nodes_per_realm: Term<'a>,
     bytes_per_node: Term<'a>,
     datagrams_per_node: Term<'a>,
@@ -35,10 +37,16 @@ impl Options<'_> {
             };
             realms.iter().map(realm).collect::<NifResult<HashMap<_, _>>>()
         });
-        let nodes = count(&self.nodes_per_realm)?;
+        let nodes = |term: &Term<'_>| {
+            let nodes = count(term)?;
+            Ok::<_, Error>(nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)))
+        };
+        let certificate: Given<(File, File)> = self.certificate.decode()?;
         Ok(RelayConfig {
+            certificate: certificate.0.map(|(certificate, key)| (certificate.0, key.0)),
             realms: realms.transpose()?,
-            nodes_per_realm: nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)),
+            nodes: nodes(&self.nodes)?,
+            nodes_per_realm: nodes(&self.nodes_per_realm)?,
             per_node: Limits {
                 bytes: count(&self.bytes_per_node)?,
                 datagrams: count(&self.datagrams_per_node)?,
@@ -60,7 +68,7 @@ fn realm_access(term: Term<'_>) -> NifResult<RealmAccess> {
     let (kind, value): (rustler::Atom, Term<'_>) = term.decode()?;
     if kind == atoms::tokens() {
         let tokens: Vec<Binary<'_>> = value.decode()?;
-        return Ok(RealmAccess::Tokens(tokens.iter().map(|token| token.to_vec()).collect()));
+        return Ok(RealmAccess::Tokens(tokens.iter().map(|token| token.to_vec().into()).collect()));
     }
     Ok(RealmAccess::Authority(value.decode::<File>()?.0))
 }

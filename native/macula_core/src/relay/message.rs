@@ -29,6 +29,7 @@ use std::sync::Arc;
 use crate::keys::LEN;
 use crate::mesh::claim::{Claim, PROOF, TAG, Tag};
 use crate::mesh::record::Record;
+use crate::secret::Secret;
 use crate::wire::{Reader, framed, put};
 
 /// The versions spoken, lowest and highest.
@@ -43,8 +44,8 @@ pub const MAX_REALM: usize = 255;
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 1024;
 
-/// Longest sealed name of the directory, in bytes: the longest node name, nonce and tag.
-pub const MAX_SEALED: usize = 1020 + 28;
+/// Longest sealed name of the directory, in bytes: the longest node name, padded, nonce and tag.
+pub const MAX_SEALED: usize = 1024 + 28;
 
 /// Opens the OFFER, so that something else is told apart at once.
 const MAGIC: [u8; 6] = *b"mrelay";
@@ -132,7 +133,7 @@ pub enum ToRelay {
         /// Its realm.
         realm: String,
         /// What lets it in, where the realm asks for that; else empty.
-        token: Vec<u8>,
+        token: Secret,
     },
     /// It wants to receive what is sent to a tag.
     Claim {
@@ -256,7 +257,7 @@ impl ToRelay {
                     version: input.u8()?,
                     features: input.u64()?,
                     realm: input.text(MAX_REALM)?,
-                    token: input.counted(MAX_TOKEN)?.to_vec(),
+                    token: input.counted(MAX_TOKEN)?.to_vec().into(),
                 },
                 CLAIM => ToRelay::Claim {
                     claim: Claim { key: input.array::<LEN>()?, proof: input.array::<PROOF>()? },
@@ -430,7 +431,7 @@ pub(crate) mod tests {
         prop_oneof![
             (any::<u8>(), any::<u64>(), "[a-z.é]{0,60}", bytes(MAX_TOKEN)).prop_map(
                 |(version, features, realm, token)| {
-                    ToRelay::Attach { version, features, realm, token }
+                    ToRelay::Attach { version, features, realm, token: token.into() }
                 }
             ),
             claim,

@@ -16,6 +16,7 @@ use macula_core::relay::held::Held;
 use macula_core::relay::limits::{Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
 use macula_core::relay::table::{self, Access, Action, Clock, Forward, Id, Relay, Stranger, Token};
+use macula_core::secret::Secret;
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::certificate::{Authorities, FileError};
+use crate::certificate::{Authorities, FileError, KeyFiles};
 use crate::endpoint::Shared;
 use crate::framing;
 use crate::mesh::RelayUrl;
@@ -61,7 +62,7 @@ pub enum RealmAccess {
     /// Everybody.
     Open,
     /// Who shows one of these tokens.
-    Tokens(Vec<Vec<u8>>),
+    Tokens(Vec<Secret>),
     /// Who shows a certificate of the CAs in this PEM file.
     Authority(std::path::PathBuf),
 }
@@ -69,8 +70,12 @@ pub enum RealmAccess {
 /// How to run a relay.
 #[derive(Clone, Debug, Default)]
 pub struct RelayConfig {
+    /// What the relay shows; none: what the endpoint shows to nodes.
+    pub certificate: Option<KeyFiles>,
     /// The realms served; none: all, openly.
     pub realms: Option<HashMap<String, RealmAccess>>,
+    /// Nodes, at most.
+    pub nodes: Option<usize>,
     /// Nodes of a realm, at most.
     pub nodes_per_realm: Option<usize>,
     /// What a node may send.
@@ -164,6 +169,7 @@ impl RelayService {
         }
         let relay = Relay::new(table::Config {
             realms,
+            nodes: config.nodes,
             nodes_per_realm: config.nodes_per_realm,
             per_node: config.per_node,
             per_realm: config.per_realm,

@@ -216,9 +216,10 @@ impl RelayService {
         url: &RelayUrl,
     ) -> Result<(Connection, Peering, (SendStream, RecvStream)), RelayError> {
         let tls = shared.tls();
-        let connection = attachment::connect(shared, &tls, url).await?;
+        let config = transport::attachment(&tls.peer_client);
+        let connection = attachment::connect(shared, &config, url, |_| ()).await?;
         attachment::is_relay(&connection)?;
-        let peering = self.peering(&connection, tls.credentials.node_id, true);
+        let peering = self.peering(&connection, tls.relay_id(), true);
         let peering =
             peering.ok_or_else(|| RelayError::Lost("TLS gave no keying material".into()))?;
         if peering.relay == peering.own {

@@ -178,13 +178,13 @@ async fn a_name_is_taken_at_peers_too() {
 /// Realms with tokens are shared with those who know one of them, and no other realm is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn realms_are_shared_by_their_tokens() {
-    let tokens = |token: &str| RealmAccess::Tokens(vec![token.as_bytes().to_vec()]);
+    let tokens = |token: &str| RealmAccess::Tokens(vec![token.as_bytes().to_vec().into()]);
     let called = relay_calling(&[], &[(REALM, tokens("sesame")), ("mine", tokens("mine"))]);
     let port = called.address().port();
     let good = relay_calling(&[port], &[(REALM, tokens("sesame")), ("mine", tokens("other"))]);
     let bad = relay_calling(&[port], &[(REALM, tokens("guess"))]);
     let token = |token: &str, relay: &Endpoint| MeshConfig {
-        token: token.as_bytes().to_vec(),
+        token: token.as_bytes().to_vec().into(),
         ..at(&[relay])
     };
     let (a, b, c, d) = (open("a"), open("b"), open("c"), open("d"));

@@ -81,6 +81,8 @@ impl Token {
 pub struct Config {
     /// The realms served; none: all, openly.
     pub realms: Option<HashMap<String, Access>>,
+    /// Nodes, at most. None: no limit.
+    pub nodes: Option<usize>,
     /// Nodes of a realm, at most. None: no limit.
     pub nodes_per_realm: Option<usize>,
     /// What a node may send.
@@ -150,6 +152,8 @@ pub struct Relay {
     attachments: HashMap<Id, Attachment>,
     realms: HashMap<String, Realm>,
     peers: Peers,
+    /// The nodes of all realms.
+    nodes: usize,
     trials: Vec<Trial>,
     last_token: u64,
 }
@@ -209,6 +213,7 @@ impl Relay {
             let left = realm.holders.extract_if(|_, holder| holder.id == id);
             let left: Vec<_> = left.filter(|(_, holder)| holder.record.is_some()).collect();
             realm.nodes -= 1;
+            self.nodes -= 1;
             if realm.nodes == 0 {
                 self.realms.remove(&name);
             }
@@ -219,7 +224,7 @@ impl Relay {
 
     /// Attached nodes.
     pub fn nodes(&self) -> usize {
-        self.realms.values().map(|realm| realm.nodes).sum()
+        self.nodes
     }
 
     /// Takes a message of `id`. `vouched` says whether its certificate is of the CA of a realm.
@@ -343,11 +348,13 @@ impl Relay {
             Access::Authority if vouched(realm) => {}
             Access::Authority => return Err(Refusal::Certificate),
         }
-        let nodes = self.realms.get(realm).map_or(0, |realm| realm.nodes);
-        match self.config.nodes_per_realm {
-            Some(most) if nodes >= most => Err(Refusal::Full),
-            _ => Ok(()),
+        let in_realm = self.realms.get(realm).map_or(0, |realm| realm.nodes);
+        let is_full = |nodes, most: Option<usize>| most.is_some_and(|most| nodes >= most);
+        if is_full(in_realm, self.config.nodes_per_realm) || is_full(self.nodes, self.config.nodes)
+        {
+            return Err(Refusal::Full);
         }
+        Ok(())
     }
 
     fn attach(&mut self, now: Duration, wall: u64, id: Id, name: String) -> Vec<Action> {
@@ -360,6 +367,7 @@ impl Relay {
             meter: Meter::new(&self.config.per_realm, now),
         });
         realm.nodes += 1;
+        self.nodes += 1;
         attachment.realm = Some(name);
         attachment.meter = Meter::new(&self.config.per_node, now);
         let observed = attachment.stranger.address;
@@ -533,7 +541,7 @@ mod tests {
             address: SocketAddr::from(([192, 0, 2, 1], 4433)),
         };
         relay.connected(id, stranger);
-        let (realm, token) = (realm.to_string(), token.to_vec());
+        let (realm, token) = (realm.to_string(), token.to_vec().into());
         relay.receive(
             at(NOW),
             id,
@@ -608,6 +616,24 @@ mod tests {
         assert_eq!(attach(&mut relay, 2, 2, "r", b""), [closed(2, Refusal::Full)]);
         relay.gone(1);
         assert!(matches!(attach(&mut relay, 3, 3, "r", b"")[..], [Action::Send(..)]));
+    }
+
+    /// Realms that strangers make up do not add up without an end.
+    #[test]
+    fn a_full_relay_takes_nobody_else_in_any_realm() {
+        let mut relay = Relay::new(Config { nodes: Some(2), ..Config::default() });
+        for (id, realm) in [(1, "r"), (2, "s")] {
+            assert!(matches!(attach(&mut relay, id, id as u8, realm, b"")[..], [Action::Send(..)]));
+        }
+        for (id, realm) in [(3, "r"), (4, "t")] {
+            let refused = attach(&mut relay, id, id as u8, realm, b"");
+            assert_eq!(refused, [closed(id, Refusal::Full)]);
+            relay.gone(id);
+        }
+        assert_eq!(relay.nodes(), 2);
+        relay.gone(1);
+        assert_eq!(relay.nodes(), 1);
+        assert!(matches!(attach(&mut relay, 5, 5, "t", b"")[..], [Action::Send(..)]));
     }
 
     #[test]
