@@ -273,7 +273,7 @@ impl Attachment<'_> {
                         let record = self.mesh.record(tag, &at, clock.now(), *newest);
                         let record = record.map(|record| record.encode()).unwrap_or_default();
                         if let Err(error) = send.write_all(&record).await {
-                            return lost(&connection, error);
+                            return lost(connection, error);
                         }
                     }
                     None
