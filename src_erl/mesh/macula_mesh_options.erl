@@ -18,6 +18,7 @@
 -type relay() :: #{port := undefined | inet:port_number(),
                    certificate := undefined | {File :: binary(), KeyFile :: binary()},
                    realms := undefined | [{binary(), access()}],
+                   peers := [url()],
                    nodes := pos_integer(),
                    nodes_per_realm := undefined | pos_integer(),
                    bytes_per_node := undefined | pos_integer(),
@@ -29,7 +30,7 @@
                     timeout, reconnect_interval, reconnect_attempts]).
 -define(LIMITS, [nodes_per_realm, bytes_per_node, datagrams_per_node, bytes_per_realm,
                  datagrams_per_realm]).
--define(RELAY_KEYS, [port, certfile, keyfile, realms, nodes | ?LIMITS]).
+-define(RELAY_KEYS, [port, certfile, keyfile, realms, peers, nodes | ?LIMITS]).
 
 %% Where CAs are that this system trusts: Debian and its kin, Red Hat and its
 %% kin, Alpine and the BSDs.
@@ -87,6 +88,7 @@ relay_options(Options) ->
     Limits#{port => option(port, Options, fun port/2, undefined),
             certificate => certificate(Options),
             realms => option(realms, Options, fun realms/2, undefined),
+            peers => option(peers, Options, fun peers/2, []),
             nodes => option(nodes, Options, fun count/2, ?DEFAULT_NODES)}.
 
 option(Key, Options, Check, Default) ->
@@ -180,6 +182,9 @@ file(Key, Given) ->
         <<>> -> bad(Key, file_name, Given);
         File -> File
     end.
+
+peers(_, []) -> [];
+peers(Key, Given) -> relays(Key, Given).
 
 port(_, Port) when is_integer(Port), Port > 0, Port =< 65535 -> Port;
 port(Key, Got) -> bad(Key, {integer, 1, 65535}, Got).

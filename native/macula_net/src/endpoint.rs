@@ -22,7 +22,7 @@ use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
 use crate::mesh::{Attempts, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
-use crate::relay::{RelayConfig, RelayService};
+use crate::relay::{PeerInfo, PeerState, RelayConfig, RelayService};
 use crate::renewal::{self, CertificateNews};
 use crate::socket::{Counters, MeshSocket};
 use crate::stand_in::{self, WellKnown};
@@ -99,6 +99,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// This node stands with the relay `url` in another way now.
     fn relay(&self, url: &str, state: &State);
+
+    /// This relay stands with its peer `name`, a URL, in another way now.
+    fn peer(&self, _name: &str, _state: &PeerState) {}
 
     /// The datagrams of the link with the node `name` take another path now: through the relay with
     /// this URL, or straight to this address.
@@ -320,14 +323,15 @@ impl Endpoint {
     }
 
     /// Makes this endpoint a relay. One that it is already goes on with the nodes it has until
-    /// these come back to the new one.
+    /// these come back to the new one. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// A file that cannot be used.
     pub fn start_relay(&self, config: RelayConfig) -> Result<(), FileError> {
-        let certificate = config.certificate.clone();
+        let (certificate, peers) = (config.certificate.clone(), config.peers.clone());
         let relay = Arc::new(RelayService::new(config)?);
         self.shared.show_at_relay(certificate)?;
+        relay.begin(&self.shared, &peers);
         self.shared.socket.answers_stun.store(true, Relaxed);
         if let Some(former) = self.shared.relay.write().replace(relay) {
             former.hang_up();
@@ -349,6 +353,11 @@ impl Endpoint {
     /// Counts of what the relay here did; none: it is no relay.
     pub fn relay_counters(&self) -> Option<Vec<(&'static str, u64)>> {
         Some(self.shared.relay()?.figures())
+    }
+
+    /// How the relay here stands with its peers; none: it is no relay.
+    pub fn relay_peers(&self) -> Option<Vec<PeerInfo>> {
+        Some(self.shared.relay()?.peers())
     }
 
     /// For measurements: links that come to be from now on do nothing to make up for the time that
@@ -565,10 +574,16 @@ impl Shared {
             }
         })?;
         let tls = Arc::new(tls);
-        *self.tls.write() = tls.clone();
+        let former = std::mem::replace(&mut *self.tls.write(), tls.clone());
         if !self.is_closing() {
             self.quinn.set_server_config(Some(transport::server(&tls)));
             self.well_known.renew(&tls);
+        }
+        if former.relay_id() != tls.relay_id()
+            && let Some(relay) = self.relay()
+        {
+            // What nodes signed for the former key counts nowhere any more.
+            relay.part();
         }
         Ok(())
     }

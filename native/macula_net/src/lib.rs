@@ -44,7 +44,7 @@ pub use identity::{Identity, Origin};
 pub use link::{Closed, Link, LinkInfo, Owner, SendState};
 pub use mesh::{JoinError, MeshConfig, RelayError, RelayInfo, RelayUrl, State, TunnelInfo};
 pub use reader::{Inbox, PacketWaiter};
-pub use relay::{RealmAccess, RelayConfig};
+pub use relay::{PeerInfo, PeerState, RealmAccess, RelayConfig};
 pub use renewal::CertificateNews;
 pub use socket::Counters;
 pub use tls::SUITE;

@@ -47,6 +47,8 @@ pub(crate) struct Tls {
     relay: Option<Own>,
     pub(crate) client: Arc<QuicClientConfig>,
     pub(crate) relay_client: Arc<QuicClientConfig>,
+    /// With what the relay here shows.
+    pub(crate) peer_client: Arc<QuicClientConfig>,
     pub(crate) server: Arc<QuicServerConfig>,
 }
 
@@ -66,17 +68,27 @@ impl Tls {
         let relay = relay.transpose().map_err(TlsFailure::File)?;
         let algorithms = provider.signature_verification_algorithms;
         let verifier = Arc::new(AnyKey { algorithms, handshakes: handshakes.clone() });
-        let client =
-            |alpn| client(&credentials.own, provider.clone(), verifier.clone(), alpn).map(Arc::new);
-        let (links, relays) = (client(LINK), client(RELAY));
+        let client = |own, alpn| {
+            let client = client(own, provider.clone(), verifier.clone(), alpn);
+            client.map(Arc::new).map_err(TlsFailure::Other)
+        };
+        let own = &credentials.own;
+        let (links, relays) = (client(own, LINK)?, client(own, RELAY)?);
+        let peers = client(relay.as_ref().unwrap_or(own), RELAY)?;
         let server = server(&credentials.own, relay.as_ref(), provider.clone(), verifier.clone());
         Ok(Tls {
-            client: links.map_err(TlsFailure::Other)?,
-            relay_client: relays.map_err(TlsFailure::Other)?,
+            client: links,
+            relay_client: relays,
+            peer_client: peers,
             server: Arc::new(server.map_err(TlsFailure::Other)?),
             credentials,
             relay,
         })
+    }
+
+    /// The hash of the key that the relay here shows.
+    pub(crate) fn relay_id(&self) -> [u8; 32] {
+        self.relay.as_ref().map_or(self.credentials.own.node_id, |own| own.node_id)
     }
 
     /// Of the certificate shown here that ends first.

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::admission;
+use macula_core::mesh::packet::HEADER;
+use macula_core::mesh::seal::OVERHEAD;
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::congestion::PathCubicConfig;
@@ -49,6 +52,9 @@ pub(crate) const RELAY_SILENCE: Duration = Duration::from_secs(8);
 /// header and seal (62). Larger ones would travel in two halves.
 const RELAYED_MTU: u16 = 1340;
 
+/// The largest of these as relays pass them on.
+pub(crate) const RELAYED: usize = RELAYED_MTU as usize + HEADER + OVERHEAD;
+
 /// The accepting side's parameters for links through a relay.
 pub(crate) fn relayed_server(tls: &Tls) -> quinn::ServerConfig {
     let mut server = server(tls);
@@ -70,9 +76,9 @@ fn relayed(mut transport: TransportConfig) -> TransportConfig {
     transport
 }
 
-/// The parameters of an attachment to a relay.
-pub(crate) fn attachment(tls: &Tls) -> quinn::ClientConfig {
-    let mut client = quinn::ClientConfig::new(tls.relay_client.clone());
+/// The parameters of an attachment to a relay, or of a peering with one.
+pub(crate) fn attachment(tls: &Arc<QuicClientConfig>) -> quinn::ClientConfig {
+    let mut client = quinn::ClientConfig::new(tls.clone());
     let mut transport = parameters(1);
     transport.max_idle_timeout(IdleTimeout::try_from(RELAY_SILENCE).ok());
     client.transport_config(Arc::new(transport));

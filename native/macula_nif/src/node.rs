@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use macula_net::{CertificateNews, Cookie, Incident, Node, State};
+use macula_net::{CertificateNews, Cookie, Incident, Node, PeerState, State};
 use parking_lot::Mutex;
 use rustler::{Encoder, LocalPid};
 use tokio::sync::oneshot;
 
 use crate::atoms;
 use crate::mesh::relay_state;
+use crate::relay::peer_state;
 use crate::runtime::post;
 use crate::term::{Address, binary, file_error, incident};
 
@@ -97,6 +98,14 @@ impl Node for NodeProcess {
         post(self.pid, move |env| {
             (atoms::macula_relay(), binary(env, url.as_bytes()), relay_state(env, &state))
                 .encode(env)
+        });
+    }
+
+    fn peer(&self, name: &str, state: &PeerState) {
+        let (name, state) = (name.to_owned(), state.clone());
+        post(self.pid, move |env| {
+            let state = peer_state(env, &state, false);
+            (atoms::macula_peer(), binary(env, name.as_bytes()), state).encode(env)
         });
     }
 

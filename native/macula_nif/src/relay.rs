@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use macula_core::relay::limits::Limits;
-use macula_net::{RealmAccess, RelayConfig};
+use macula_net::{PeerInfo, PeerState, RealmAccess, RelayConfig};
 use rustler::{Binary, Encoder, Env, Error, NifMap, NifResult, ResourceArc, Term};
 
 use crate::atoms;
 use crate::endpoint::{EndpointResource, counts};
 use crate::measure::measured;
+use crate::mesh::{relay_error, relay_url};
 use crate::runtime;
-use crate::term::{File, Given, Text, error, file_error};
+use crate::term::{Address, File, Given, Text, binary, error, file_error};
 
 #[derive(NifMap)]
 struct Options<'a> {
@@ -23,6 +24,7 @@ struct Options<'a> {
     datagrams_per_node: Term<'a>,
     bytes_per_realm: Term<'a>,
     datagrams_per_realm: Term<'a>,
+    peers: Vec<(Term<'a>, Term<'a>, Term<'a>)>,
 }
 
 impl Options<'_> {
@@ -53,6 +55,7 @@ impl Options<'_> {
                 bytes: count(&self.bytes_per_realm)?,
                 datagrams: count(&self.datagrams_per_realm)?,
             },
+            peers: self.peers.iter().map(relay_url).collect::<NifResult<_>>()?,
         })
     }
 }
@@ -79,6 +82,8 @@ fn relay_start<'a>(
 ) -> NifResult<Term<'a>> {
     measured!("relay_start", dirty);
     let options: Options<'a> = options.decode().map_err(|_| Error::BadArg)?;
+    // There is a runtime where there is an endpoint.
+    let _within = runtime::running().map(tokio::runtime::Handle::enter);
     Ok(match endpoint.endpoint.start_relay(options.config()?) {
         Ok(()) => atoms::ok().encode(env),
         Err(file) => error(env, file_error(env, &file)),
@@ -94,6 +99,33 @@ fn relay_stop(endpoint: ResourceArc<EndpointResource>, grace: u64) -> rustler::A
         runtime.spawn(async move { endpoint.stop_relay(Duration::from_millis(grace)).await });
     }
     atoms::ok()
+}
+
+/// The peers: `[{Name, {peered | called, Address} | {down, Reason}}]`.
+#[rustler::nif]
+fn relay_peers<'a>(env: Env<'a>, endpoint: ResourceArc<EndpointResource>) -> Term<'a> {
+    measured!("relay_peers", normal);
+    match endpoint.endpoint.relay_peers() {
+        None => atoms::undefined().encode(env),
+        Some(peers) => {
+            let row = |peer: &PeerInfo| {
+                let state = peer_state(env, &peer.state, peer.called);
+                (binary(env, peer.name.as_bytes()), state)
+            };
+            peers.iter().map(row).collect::<Vec<_>>().encode(env)
+        }
+    }
+}
+
+/// How a relay stands with a peer. `called`: it has called this one.
+pub(crate) fn peer_state<'a>(env: Env<'a>, state: &PeerState, called: bool) -> Term<'a> {
+    match state {
+        PeerState::Up { address } => {
+            let how = if called { atoms::called() } else { atoms::peered() };
+            (how, Address(*address)).encode(env)
+        }
+        PeerState::Down(why) => (atoms::down(), relay_error(env, why)).encode(env),
+    }
 }
 
 #[rustler::nif]

@@ -1,7 +1,7 @@
 //! This node in a mesh: attached to relays, reachable through them by name, for those who share
 //! its cookie and realm.
 
-mod attachment;
+pub(crate) mod attachment;
 mod inbound;
 mod tunnels;
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 use macula_core::keys::{self, LEN};
 use macula_core::mesh::claim::{ClaimKey, Tag};
 use macula_core::mesh::key::MeshKey;
+use macula_core::mesh::record::Attachment;
 use macula_core::mesh::retry::Pace;
 use macula_core::mesh::seal;
 use macula_core::path::select::Path;
@@ -514,20 +515,34 @@ impl Mesh {
         self.own.lock().iter().any(|own| own.tag == *tag)
     }
 
-    /// The claims to make on the connection with this keying material: of the tags that are new to
-    /// whoever asks.
-    fn claims(&self, exporter: &[u8; LEN], is_new: impl FnMut(&Tag) -> bool) -> Vec<ToRelay> {
+    /// The claims to make on the connection with this keying material, and the records of them: of
+    /// the tags that are new to whoever asks.
+    fn claims(
+        &self,
+        exporter: &[u8; LEN],
+        (at, now): (&Attachment, u64),
+        is_new: impl FnMut(&Tag) -> bool,
+    ) -> Vec<ToRelay> {
         let (own, mut is_new) = (self.own.lock(), is_new);
-        let claims = own.iter().filter(|own| is_new(&own.tag)).map(|own| {
+        let claims = own.iter().filter(|own| is_new(&own.tag)).flat_map(|own| {
             let mut nonce = [0; 12];
             // Without a nonce the name stays out of the directory.
             let sealed = match getrandom::fill(&mut nonce) {
                 Ok(()) => seal::seal_name(&own.key, &own.tag, &own.name, nonce),
                 Err(_) => Vec::new(),
             };
-            ToRelay::Claim { claim: own.claim.claim(&self.config.realm, exporter), sealed }
+            let realm = &self.config.realm;
+            let claim = ToRelay::Claim { claim: own.claim.claim(realm, exporter), sealed };
+            [claim, ToRelay::Record(own.claim.record(realm, at, now, 0))]
         });
         claims.collect()
+    }
+
+    /// What other relays are to know of a tag, at `now`: newer than what they know.
+    fn record(&self, tag: &Tag, at: &Attachment, now: u64, newest: u64) -> Option<ToRelay> {
+        let own = self.own.lock();
+        let own = own.iter().find(|own| own.tag == *tag)?;
+        Some(ToRelay::Record(own.claim.record(&self.config.realm, at, now, newest)))
     }
 
     /// Takes a datagram that came through a relay.

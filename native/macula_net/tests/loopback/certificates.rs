@@ -16,21 +16,21 @@ use crate::mesh::{at, join_error};
 use crate::support::*;
 
 /// A CA, whose files are removed at the end.
-struct Ca {
+pub struct Ca {
     directory: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// What is unusual about a certificate.
 #[derive(Clone, Copy, PartialEq)]
-enum Flaw {
+pub enum Flaw {
     None,
     Expired,
     NotYetValid,
 }
 
 impl Ca {
-    fn new(test: &str) -> Ca {
+    pub fn new(test: &str) -> Ca {
         let name = format!("macula-ca-{test}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&directory);
@@ -44,12 +44,12 @@ impl Ca {
         Ca { directory, issuer: Issuer::new(params, key) }
     }
 
-    fn trusted(&self) -> PathBuf {
+    pub fn trusted(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
 
     /// A certificate of this CA for `san`, in files called `file`.
-    fn issue(&self, file: &str, san: SanType, flaw: Flaw) -> (PathBuf, PathBuf) {
+    pub fn issue(&self, file: &str, san: SanType, flaw: Flaw) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.subject_alt_names = vec![san];
         match flaw {
@@ -81,7 +81,7 @@ impl Drop for Ca {
     }
 }
 
-fn host(name: &str) -> SanType {
+pub fn host(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())
 }
 

@@ -67,6 +67,20 @@ pub async fn connect_through(a: &Endpoint, b: &Endpoint) -> (Side, Side) {
     connect_named((a, "a"), (b, "b")).await
 }
 
+/// A link from the node "a" to the node "b" through the mesh, over which much has gone both ways:
+/// where the one sends, and where it arrives.
+pub async fn talk_through(a: &Endpoint, b: &Endpoint) -> (Side, Reader) {
+    let (mut to_b, mut to_a) = connect_through(a, b).await;
+    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    let (small, large) = (bodies(500, 100), bodies(20, 500_000));
+    to_b.send(small.iter().map(|body| framed(body))).await;
+    assert!(at_b.frames(500).await == small);
+    let sending = to_a.send(large.iter().map(|body| framed(body)));
+    let ((), received) = tokio::join!(sending, at_a.frames(20));
+    assert!(received == large);
+    (to_b, at_b)
+}
+
 /// Both ends of a link through the mesh between nodes of these names.
 pub async fn connect_named(
     (from, name): (&Endpoint, &str),
@@ -92,14 +106,7 @@ async fn two_nodes_meet_through_a_relay() {
     let (relay, a, b) = (relay(), open("a"), open("b"));
     join(&a, &[&relay]).await;
     join(&b, &[&relay]).await;
-    let (mut to_b, mut to_a) = connect_through(&a, &b).await;
-    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
-    let (small, large) = (bodies(500, 100), bodies(20, 500_000));
-    to_b.send(small.iter().map(|body| framed(body))).await;
-    assert!(at_b.frames(500).await == small);
-    let sending = to_a.send(large.iter().map(|body| framed(body)));
-    let ((), received) = tokio::join!(sending, at_a.frames(20));
-    assert!(received == large);
+    let (mut to_b, mut at_b) = talk_through(&a, &b).await;
     let text = at(&[&relay]).relays[0].text.clone();
     let links = a.links();
     assert_eq!(links[0].relay.as_ref(), Some(&text));

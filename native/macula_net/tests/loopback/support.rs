@@ -21,7 +21,8 @@ pub use macula_net::Way;
 #[path = "../shared/foreign.rs"]
 mod foreign;
 pub use foreign::{
-    ALPN, RELAY_ALPN, client_config, curious_server_config, foreign_client, foreign_server,
+    ALPN, RELAY_ALPN, client_config, client_config_with_id, curious_server_config, foreign_client,
+    foreign_server,
 };
 
 /// What takes longer hangs.
