@@ -52,14 +52,15 @@ as_typed(_) ->
     await_prompt(Here, 2),
     type(Here, Ping),
     ?assertNotEqual(nomatch, string:find(await_prompt(Here, 3), "pong")),
-    [catch port_close(Shell) || Shell <- [Here, There]].
+    [true = port_close(Shell) || Shell <- [Here, There]].
 
 three_lines() ->
     {ok, Readme} = file:read_file(filename:join(root(), "README.md")),
     [_, Block | _] = string:split(Readme, "```", all),
     [<<"sh">> | Lines] = string:split(string:trim(Block), "\n", all),
     [lists:foldl(fun({From, To}, Text) -> string:replace(Text, From, To) end, Line,
-                 [{"https://relay.example.org:4433", ?URL}, {"_build/default/lib/macula/ebin", code:lib_dir(macula, ebin)},
+                 [{"https://relay.example.org:4433", ?URL},
+                  {"_build/default/lib/macula/ebin", filename:join(code:lib_dir(macula), "ebin")},
                   {"1> ", ""}, {"2> ", ""}]) || Line <- Lines].
 
 root() ->
