@@ -8,8 +8,7 @@
 -export([as_typed/1, three_lines_behind_nats/1, joined_by_environment/1, relay_of_a_node/1, outlives_its_relay/1,
          large_messages/1, other_cookie_or_realm/1, says_why_not/1, name_taken/1, started_again/1, tokens/1,
          leaves/1, joins_again_under_another_name/1, diagnosed/1, up_when_reachable/1, huge_message/1,
-         many_in_order/1, killed_behind_its_relay/1, peered_relays/1,
-         cut_between_relays/1]).
+         many_in_order/1, killed_behind_its_relay/1, peered_relays/1]).
 
 -import(macula_test_mesh, [relay/2, relay/3, node_on/2, join/2, joined/3, ping/2]).
 -import(macula_test_node, [call/2, call/4, name/1, unique/1, wait_until/1, has_said/2, await_said/3]).
@@ -23,8 +22,7 @@ suite() ->
 all() ->
     [as_typed, three_lines_behind_nats, joined_by_environment, relay_of_a_node, outlives_its_relay, large_messages,
      other_cookie_or_realm, says_why_not, name_taken, started_again, tokens, leaves, joins_again_under_another_name,
-     diagnosed, up_when_reachable, huge_message, many_in_order, killed_behind_its_relay, peered_relays,
-     cut_between_relays].
+     diagnosed, up_when_reachable, huge_message, many_in_order, killed_behind_its_relay, peered_relays].
 
 init_per_suite(Config) ->
     case netlab:requires() of
@@ -430,54 +428,6 @@ peered_relays(_) ->
     Rival = macula_test_node:start(Taken, #{within => netlab:within(Lab, a), host => "b.lab", domain => longnames}),
     ?assertEqual({error, {name_taken, atom_to_binary(name(B))}}, Join(Rival, hd(Urls))).
 
-%% The line between the relays is cut and healed again and again, under traffic both ways: nothing is lost, nothing comes
-%% twice or in another order, and no node is taken for down.
-cut_between_relays(_) ->
-    Lab = netlab:start(two_nats, #{nat => symmetric}),
-    Q = relay(Lab, q),
-    P = relay(Lab, p, #{port => 4433, peers => [macula_test_mesh:url(q, 4433)]}),
-    wait_until(fun() -> relay_count(P, peers) =:= 1 end),
-    [A, B] = Nodes = [node_on(Lab, Host) || Host <- [a, b]],
-    [ok = join(Node, #{relays => [macula_test_mesh:url(Host, 4433)]}) || {Node, Host} <- [{A, p}, {B, q}]],
-    wait_until(fun() -> ping(A, B) =:= pong end),
-    Checkers = [macula_test_node:cast(Node, fun() -> check_stream(0) end) || Node <- [B, A]],
-    Senders = [macula_test_node:cast(Node, fun() -> send_stream(Checker, 1) end)
-               || {Node, Checker} <- lists:zip(Nodes, Checkers)],
-    Resumed = [begin
-                   cut(Lab),
-                   timer:sleep(Time),
-                   heal(Lab),
-                   {Micros, There} = call(A, timer, tc, [rpc, call, [name(B), erlang, node, []]]),
-                   ?assertEqual(name(B), There),
-                   Micros div 1000
-               end || Time <- cuts()],
-    ct:pal("ms until a call went through again: ~w", [lists:sort(Resumed)]),
-    %% Many times what it takes on an idle machine.
-    ?assert(lists:max(Resumed) < 15_000),
-    [stop = call(Node, erlang, send, [Sender, stop]) || {Node, Sender} <- lists:zip(Nodes, Senders)],
-    [begin
-         Count = collected(Node, Checker),
-         ?assert(is_integer(Count) andalso Count > 100)
-     end || {Node, Checker} <- lists:zip([B, A], Checkers)],
-    ?assertEqual([[name(B)], [name(A)]], [call(Node, erlang, nodes, []) || Node <- Nodes]),
-    ?assertEqual([0, 0], [has_said(Node, "nodedown") || Node <- Nodes]),
-    ?assert(relay_count(Q, peers_lost) > 0).
-
-%% Some that the relays notice, and some that they do not.
-cuts() ->
-    macula_test_node:full([500 + rand:uniform(9_500) || _ <- lists:seq(1, 30)], [1_000, 7_000]).
-
-cut(Lab) ->
-    {A, B, C, D} = netlab:address(Lab, q),
-    Rules = io_lib:format("add table inet cut; add chain inet cut in { type filter hook input priority 0; }; "
-                          "add chain inet cut out { type filter hook output priority 0; }; "
-                          "add rule inet cut in ip saddr ~b.~b.~b.~b drop; add rule inet cut out ip daddr ~b.~b.~b.~b drop",
-                          [A, B, C, D, A, B, C, D]),
-    {0, _} = netlab:exec(Lab, p, ["nft", lists:flatten(Rules)]).
-
-heal(Lab) ->
-    {0, _} = netlab:exec(Lab, p, ["nft", "delete table inet cut"]).
-
 %%% What the cases share
 
 relay_count(Relay, Name) ->
@@ -514,25 +464,6 @@ collected(Node, Collector) ->
 
 await(Condition) ->
     Condition() orelse begin timer:sleep(20), await(Condition) end.
-
-%% Numbered messages with their checksums, some of them large, until it is told to stop.
-send_stream(To, Number) ->
-    Data = rand:bytes(case Number rem 50 of 0 -> 200_000; _ -> 100 end),
-    To ! {Number, erlang:crc32(Data), Data},
-    receive
-        stop -> To ! {done, Number}, receive never -> ok end
-    after 10 -> send_stream(To, Number + 1)
-    end.
-
-%% Takes them, each once and in order; then tells how many they were.
-check_stream(Last) ->
-    receive
-        {Number, Checksum, Data} ->
-            {Number, Checksum} = {Last + 1, erlang:crc32(Data)},
-            check_stream(Number);
-        {done, Last} ->
-            receive {From, Ref} -> From ! {Ref, Last} end
-    end.
 
 %% A port that answers whatever comes with something else.
 garbage() ->

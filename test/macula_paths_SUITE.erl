@@ -5,11 +5,11 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
--export([relay_starts_again/1, other_relay/1, relay_drains/1, relay_stands_still/1, address_changes/1,
-         address_changes_at_the_relay/1, nat_forgets/1, nat_forgets_at_the_relay/1, outage/1, host_stands_still/1,
-         lan_is_cut/1, one_way_is_dead/1, bad_links/1]).
+-export([relay_starts_again/1, other_relay/1, relay_drains/1, relay_stands_still/1, relays_lose_each_other/1,
+         address_changes/1, address_changes_at_the_relay/1, nat_forgets/1, nat_forgets_at_the_relay/1, outage/1,
+         host_stands_still/1, lan_is_cut/1, one_way_is_dead/1, bad_links/1]).
 
--import(macula_test_mesh, [relay/2, node_on/3, join/2, url/2, ping/2]).
+-import(macula_test_mesh, [relay/2, relay/3, node_on/3, join/2, url/2, ping/2]).
 -import(macula_test_node, [await_said/3, call/4, full/2, wait_until/1]).
 -import(macula_test_traffic, [resumed_ms/1, assert_sound/1]).
 
@@ -25,8 +25,9 @@ suite() ->
     [{timetrap, {minutes, full(30, 3)}}].
 
 all() ->
-    [relay_starts_again, other_relay, relay_drains, relay_stands_still, address_changes, address_changes_at_the_relay,
-     nat_forgets, nat_forgets_at_the_relay, outage, host_stands_still, lan_is_cut, one_way_is_dead, bad_links].
+    [relay_starts_again, other_relay, relay_drains, relay_stands_still, relays_lose_each_other, address_changes,
+     address_changes_at_the_relay, nat_forgets, nat_forgets_at_the_relay, outage, host_stands_still, lan_is_cut,
+     one_way_is_dead, bad_links].
 
 init_per_suite(Config) ->
     case netlab:requires() of
@@ -83,6 +84,34 @@ relay_stands_still(_) ->
     _ = relay(Lab, p),
     {_, Traffic} = through(Lab, [url(p, 4433)]),
     still(relay_stands_still, Lab, p, full(20_000, 4_000), Traffic).
+
+%% Each node is at a relay of its own. The line between the relays is cut, for shorter and longer than they need to notice.
+relays_lose_each_other(_) ->
+    Lab = netlab:start(two_nats, #{nat => symmetric}),
+    Q = relay(Lab, q),
+    P = relay(Lab, p, #{port => 4433, peers => [url(q, 4433)]}),
+    wait_until(fun() -> relay_count(P, peers) =:= 1 end),
+    {_, Traffic} = connected([joined(Lab, a, [url(p, 4433)]), joined(Lab, b, [url(q, 4433)])], ?LARGE),
+    _ = repeat(relays_lose_each_other, Traffic, full(30, 2), 7_000, fun(Ms) ->
+        block(Lab, p, netlab:address(Lab, q)),
+        timer:sleep(Ms),
+        unblock(Lab, p),
+        500 + rand:uniform(9_500)
+    end),
+    ?assert(relay_count(Q, peers_lost) > 0).
+
+relay_count(Relay, Name) ->
+    maps:get(Name, call(Relay, macula, relay_stats, [])).
+
+block(Lab, Host, {A, B, C, D}) ->
+    Rules = io_lib:format("add table inet cut; add chain inet cut in { type filter hook input priority 0; }; "
+                          "add chain inet cut out { type filter hook output priority 0; }; "
+                          "add rule inet cut in ip saddr ~b.~b.~b.~b drop; add rule inet cut out ip daddr ~b.~b.~b.~b drop",
+                          [A, B, C, D, A, B, C, D]),
+    {0, _} = netlab:exec(Lab, Host, ["nft", lists:flatten(Rules)]).
+
+unblock(Lab, Host) ->
+    {0, _} = netlab:exec(Lab, Host, ["nft", "delete table inet cut"]).
 
 %%% Addresses
 
@@ -209,9 +238,12 @@ bad_links(_) ->
 
 %% Two nodes at home that only relays connect.
 through(Lab, Relays) ->
-    Nodes = [node_on(Lab, Host, #{args => ?ARGS}) || Host <- [a, b]],
-    [ok = join(Node, #{relays => Relays}) || Node <- Nodes],
-    connected(Nodes, ?LARGE).
+    connected([joined(Lab, Host, Relays) || Host <- [a, b]], ?LARGE).
+
+joined(Lab, Host, Relays) ->
+    Node = node_on(Lab, Host, #{args => ?ARGS}),
+    ok = join(Node, #{relays => Relays}),
+    Node.
 
 straight(Lab) ->
     straight(Lab, a, b).
@@ -223,7 +255,7 @@ straight(Lab, From, To, Large) ->
     connected([node_on(Lab, Host, #{args => ?ARGS}) || Host <- [From, To]], Large).
 
 connected([A, B] = Nodes, Large) ->
-    ?assertEqual(pong, ping(A, B)),
+    wait_until(fun() -> ping(A, B) =:= pong end),
     {Nodes, macula_test_traffic:start(A, B, Large)}.
 
 %% Does something to the network, again and again, each time with what came of it before, and measures how long it takes

@@ -93,7 +93,7 @@ fn read_frames(len: usize, count: usize) -> Load {
         let mut reader = FrameReader::default();
         for chunk in wire.chunks(CHUNK) {
             let mut input = chunk;
-            while let Some(piece) = reader.next(&mut input).unwrap() {
+            while let Some(piece) = reader.next(&mut input) {
                 match piece {
                     Piece::Start(len) => _ = black_box(len),
                     Piece::Body(bytes) => _ = black_box(bytes),

@@ -13,6 +13,7 @@ pub mod mesh;
 pub mod path;
 pub mod random;
 pub mod relay;
+pub mod replay;
 pub mod secret;
 pub mod srv;
 

@@ -644,16 +644,18 @@ impl Shared {
         link
     }
 
-    /// Finds out for every link whether what was sent arrives.
-    pub(crate) fn look_at_links(&self) {
+    /// Finds out for every link whether what was sent arrives. True when all links are idle.
+    pub(crate) fn look_at_links(&self) -> bool {
+        let mut all_idle = true;
         for link in self.open_links() {
-            link.look();
+            all_idle &= link.look();
             if link.has_moved()
                 && let Some(LinkInfo { node, relay, address, .. }) = self.link_info(&link)
             {
                 self.node.moved(&node, relay.as_deref(), address);
             }
         }
+        all_idle
     }
 
     /// What is known of a link; none unless it is established and open.

@@ -289,14 +289,16 @@ impl Link {
         std::mem::replace(&mut *known, path) != path
     }
 
-    /// Finds out whether what was sent arrives, and takes another path if it does not.
-    pub(crate) fn look(&self) {
+    /// Finds out whether what was sent arrives, and takes another path if it does not. True when the
+    /// link is idle.
+    pub(crate) fn look(&self) -> bool {
         let (Some(paths), None) = (&self.paths, self.state.reason.get()) else {
-            return;
+            return true;
         };
         let stats = self.state.connection.stats();
         let sent = transport::asking(&stats);
         self.socket.carry_out(paths, paths.look(sent, stats.frame_rx.acks, stats.path.rtt));
+        paths.is_idle()
     }
 
     /// What quinn knows the peer by.

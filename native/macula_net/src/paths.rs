@@ -28,6 +28,9 @@ const EXPORTER: &[u8] = b"EXPORTER-macula-path-v1";
 /// How often links are looked at: part of the time that a dead path goes unnoticed.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The same when all of them are idle: a machine that does nothing is to be left asleep.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
 /// Datagrams of a link that are kept to be repeated: when the path they took is dead, these are what
 /// QUIC sent last to find out, two of them each time (RFC 9002, 6.2.4).
 const RECENT: usize = 4;
@@ -169,11 +172,11 @@ impl Paths {
         self.unrepaired.store(true, Relaxed);
     }
 
-    /// Leaves the links at `label` where they are: it belongs to a connection that must not go
-    /// through another one.
+    /// Leaves the links at `label` there: it is also that of a connection that must not go through
+    /// another one.
     pub(crate) fn pin(&self, label: &SocketAddr) {
         if let Some(link) = self.of(label) {
-            self.remove(&link);
+            link.pin();
         }
     }
 
@@ -202,6 +205,13 @@ impl Paths {
 }
 
 impl LinkPaths {
+    /// Has the link take no other path than straight to its label.
+    pub(crate) fn pin(&self) {
+        let path = Path::Direct(self.label);
+        self.deciding.lock().selector.pin(path);
+        *self.current.write() = path;
+    }
+
     /// What quinn knows the peer by.
     pub(crate) fn label(&self) -> SocketAddr {
         self.label
@@ -260,6 +270,11 @@ impl LinkPaths {
         self.decide(|selector, now| selector.look(now, sent, acked, rtt))
     }
 
+    /// Whether the link has sent nothing lately.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.deciding.lock().selector.is_idle()
+    }
+
     /// A control packet came on `path`. None: it is not genuine.
     pub(crate) fn control(&self, path: Path, packet: &[u8]) -> Option<Vec<Output>> {
         let control = self.deciding.lock().seal.open(packet)?;
@@ -305,11 +320,12 @@ impl LinkPaths {
 
 /// Looks at the links of an endpoint, again and again, until it is closed.
 pub(crate) async fn watch(shared: Weak<Shared>) {
+    let mut pause = LOOK;
     loop {
-        sleep(LOOK).await;
+        sleep(pause).await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        shared.look_at_links();
+        pause = if shared.look_at_links() { IDLE_LOOK } else { LOOK };
     }
 }

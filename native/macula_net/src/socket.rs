@@ -98,14 +98,14 @@ impl MeshSocket {
     /// Takes up the paths of a link: the one `connection` goes by now, and the relays.
     pub(crate) fn enter(&self, connection: &quinn::Connection) -> Option<Arc<LinkPaths>> {
         let label = connection.remote_address();
-        if self.tunnels.is_relay(&label) {
-            return None;
-        }
         let path = match is_label(&label) {
             true => Path::Relay(self.tunnels.relay_of(&label).unwrap_or_default()),
             false => Path::Direct(label),
         };
         let link = self.paths.insert(connection, path)?;
+        if self.tunnels.is_relay(&label) {
+            link.pin();
+        }
         self.offer_relays(&link);
         Some(link)
     }

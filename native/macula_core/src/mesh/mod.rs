@@ -5,7 +5,6 @@ pub mod claim;
 pub mod key;
 pub mod packet;
 pub mod record;
-pub mod replay;
 pub mod retry;
 pub mod seal;
 pub mod split;

@@ -14,7 +14,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::claim::{TAG, Tag};
 use super::key::{MeshKey, Session};
-use super::replay::ReplayWindow;
+use crate::replay::ReplayWindow;
 
 /// Bytes that sealing adds.
 pub const OVERHEAD: usize = NONCE + 1 + GCM_TAG;

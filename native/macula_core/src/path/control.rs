@@ -14,7 +14,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::keys::LEN;
-use crate::mesh::replay::ReplayWindow;
+use crate::replay::ReplayWindow;
 
 /// The first byte: one of those that `demux` takes for sealed packets.
 const FIRST: u8 = 4;

@@ -91,6 +91,8 @@ pub type InUse = bool;
 #[derive(Debug)]
 pub struct Selector {
     leads: bool,
+    /// Never another path: see [`Selector::pin`].
+    pinned: bool,
     current: Path,
     paths: Vec<Known>,
     random: Random,
@@ -98,6 +100,7 @@ pub struct Selector {
     acked: u64,
     /// Since when something that was sent is not acknowledged.
     waiting: Option<Duration>,
+    idle: bool,
     doubt: Option<Doubt>,
     /// Where the leader is, as long as that path is not tried here.
     follow: Option<Path>,
@@ -131,15 +134,24 @@ impl Selector {
     pub fn new(leads: bool, current: Path, seed: u64) -> Selector {
         Selector {
             leads,
+            pinned: false,
             current,
             paths: vec![Known::new(current)],
             random: Random::new(seed),
             sent: 0,
             acked: 0,
             waiting: None,
+            idle: false,
             doubt: None,
             follow: None,
         }
+    }
+
+    /// Has the link take `path` for ever. The peer's pings are still answered.
+    pub fn pin(&mut self, path: Path) {
+        (self.pinned, self.leads) = (true, false);
+        (self.current, self.paths) = (path, vec![Known::new(path)]);
+        (self.waiting, self.doubt, self.follow) = (None, None, None);
     }
 
     /// The path in use.
@@ -152,14 +164,17 @@ impl Selector {
         self.paths.iter().map(|known| known.path)
     }
 
-    /// Whether what was sent is waited for at present.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting.is_some() || self.doubt.is_some()
+    /// Whether nothing was sent between the latest two looks, and nothing is waited for.
+    pub fn is_idle(&self) -> bool {
+        self.idle
     }
 
     /// There is another path, which may be dead.
     pub fn offer(&mut self, now: Duration, path: Path) -> Vec<Action> {
         let mut actions = Vec::new();
+        if self.pinned {
+            return actions;
+        }
         if self.find(path).is_some() {
             if self.doubt.is_some() {
                 self.ask(now, path, &mut actions);
@@ -186,6 +201,10 @@ impl Selector {
     /// acknowledgements it received, which take `rtt`.
     pub fn look(&mut self, now: Duration, sent: u64, acked: u64, rtt: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
+        if self.pinned {
+            self.idle = true;
+            return actions;
+        }
         if acked != self.acked {
             self.waiting = None;
             if self.doubt.as_ref().is_some_and(|doubt| !doubt.needs_answer) {
@@ -194,6 +213,7 @@ impl Selector {
         } else if sent != self.sent && self.waiting.is_none() {
             self.waiting = Some(now);
         }
+        self.idle = sent == self.sent && self.waiting.is_none() && self.doubt.is_none();
         (self.sent, self.acked) = (sent, acked);
         self.forget_pings(now, rtt);
         let overdue =
@@ -214,6 +234,9 @@ impl Selector {
     /// The peer asks whether `path` is alive, and says whether it uses it.
     pub fn ping(&mut self, now: Duration, path: Path, token: u64, in_use: InUse) -> Vec<Action> {
         let mut actions = vec![Action::Pong(path, token)];
+        if self.pinned {
+            return actions;
+        }
         if self.find(path).is_none() {
             match path {
                 // The peer is at another address than it was.
@@ -455,5 +478,97 @@ impl Known {
     fn rank(&self, now: Duration) -> (bool, bool, Duration) {
         let is_relay = matches!(self.path, Path::Relay(_));
         (!self.is_fresh(now), is_relay, self.rtt.unwrap_or(Duration::MAX))
+    }
+}
+
+/// What comes of any history is shown by `tests/path_histories.rs`.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(10);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn at(port: u16) -> Path {
+        Path::Direct(SocketAddr::from(([192, 0, 2, 1], port)))
+    }
+
+    fn pings(actions: &[Action]) -> Vec<(Path, u64)> {
+        let ping = |action: &Action| match action {
+            Action::Ping(path, token, _) => Some((*path, *token)),
+            _ => None,
+        };
+        actions.iter().filter_map(ping).collect()
+    }
+
+    #[test]
+    fn what_is_acknowledged_asks_nobody() {
+        let mut selector = Selector::new(true, at(1), 7);
+        for n in 1..100 {
+            assert_eq!(selector.look(ms(200 * n), n, n, RTT), []);
+        }
+    }
+
+    #[test]
+    fn a_dead_path_is_left_for_one_that_answers() {
+        let mut selector = Selector::new(true, at(1), 7);
+        assert_eq!(selector.offer(ms(0), Path::Relay(0)), []);
+        selector.look(ms(0), 1, 1, RTT);
+        assert_eq!(pings(&selector.look(ms(200), 2, 1, RTT)), []);
+        let asked = pings(&selector.look(ms(600), 2, 1, RTT));
+        assert_eq!(
+            asked.iter().map(|(path, _)| *path).collect::<Vec<_>>(),
+            [at(1), Path::Relay(0)]
+        );
+        selector.pong(ms(620), Path::Relay(0), asked[1].1);
+        let actions = selector.look(ms(800), 2, 1, RTT);
+        assert_eq!(actions[..2], [Action::Use(Path::Relay(0)), Action::Repeat]);
+        assert_eq!(selector.current(), Path::Relay(0));
+    }
+
+    #[test]
+    fn a_path_that_was_silent_and_answers_is_kept() {
+        let mut selector = Selector::new(true, at(1), 7);
+        selector.look(ms(0), 1, 1, RTT);
+        selector.look(ms(200), 2, 1, RTT);
+        let asked = pings(&selector.look(ms(600), 2, 1, RTT));
+        assert_eq!(selector.pong(ms(620), at(1), asked[0].1), [Action::Repeat]);
+        assert_eq!(selector.pong(ms(621), at(1), asked[0].1), [], "an answer counts once");
+        assert_eq!(selector.current(), at(1));
+    }
+
+    #[test]
+    fn a_peer_at_a_new_address_is_asked_before_it_is_followed() {
+        let mut selector = Selector::new(false, at(1), 7);
+        let actions = selector.ping(ms(0), at(2), 5, true);
+        assert_eq!(actions[0], Action::Pong(at(2), 5));
+        assert_eq!(selector.current(), at(1));
+        let (path, token) = pings(&actions)[0];
+        assert_eq!(path, at(2));
+        selector.pong(ms(10), at(2), token);
+        assert_eq!(selector.current(), at(2));
+    }
+
+    #[test]
+    fn addresses_are_not_remembered_without_bound() {
+        let mut selector = Selector::new(false, at(1), 7);
+        for port in 2..100 {
+            selector.ping(ms(u64::from(port)), at(port), 5, false);
+        }
+        assert_eq!(selector.paths().count(), MAX_DIRECT);
+        assert!(selector.paths().any(|path| path == at(1)));
+    }
+
+    #[test]
+    fn a_pinned_link_answers_and_stays() {
+        let mut selector = Selector::new(true, Path::Relay(0), 7);
+        selector.pin(at(1));
+        assert_eq!(selector.offer(ms(0), Path::Relay(0)), []);
+        assert_eq!(selector.ping(ms(0), at(2), 5, true), [Action::Pong(at(2), 5)]);
+        assert_eq!(selector.look(ms(9000), 2, 1, RTT), []);
+        assert_eq!(selector.current(), at(1));
     }
 }
