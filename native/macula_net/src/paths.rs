@@ -70,12 +70,24 @@ struct Deciding {
     seal: ControlSeal,
 }
 
-/// The last datagrams sent, of each batch its last one.
+/// The last datagrams sent to a label: the link's own, and those of connections beside it that ask
+/// whether the peer has started anew, the latest first.
 #[derive(Debug, Default)]
-struct Recent {
+struct Recent(Vec<Sent>);
+
+/// The last datagrams of one connection, of each batch its last one.
+#[derive(Debug)]
+struct Sent {
+    connection: ConnectionId,
     datagrams: [Vec<u8>; RECENT],
     next: usize,
 }
+
+/// What the peer calls a connection: of this length, as every endpoint of ours chooses it.
+type ConnectionId = [u8; 8];
+
+/// Connections whose datagrams are kept.
+const CONNECTIONS: usize = 3;
 
 /// Something to send.
 #[derive(Debug)]
@@ -242,17 +254,7 @@ impl LinkPaths {
         let Some(last) = transmit.contents.chunks(size).next_back() else {
             return;
         };
-        // A long header is of a handshake: somebody asks the peer, on another connection, whether it
-        // has started anew. Repeating that would help nobody.
-        if last.first().is_none_or(|first| first & LONG_HEADER != 0) {
-            return;
-        }
-        let mut recent = self.recent.lock();
-        let at = recent.next;
-        recent.next = (at + 1) % RECENT;
-        let slot = &mut recent.datagrams[at];
-        slot.clear();
-        slot.extend_from_slice(last);
+        self.recent.lock().note(last);
     }
 
     /// There is a path to the peer.
@@ -312,9 +314,73 @@ impl LinkPaths {
     /// The last datagrams, oldest first.
     fn recent(&self) -> Vec<Vec<u8>> {
         let recent = self.recent.lock();
-        let (newer, older) = recent.datagrams.split_at(recent.next);
-        let datagrams = older.iter().chain(newer);
-        datagrams.filter(|datagram| !datagram.is_empty()).cloned().collect()
+        recent.0.iter().flat_map(Sent::in_order).cloned().collect()
+    }
+}
+
+impl Recent {
+    fn note(&mut self, datagram: &[u8]) {
+        let Some((first, rest)) = datagram.split_first() else {
+            return;
+        };
+        // What belongs to a handshake is repeated by who makes it.
+        let Some(connection) = rest.first_chunk().filter(|_| first & LONG_HEADER == 0) else {
+            return;
+        };
+        let known = self.0.iter().position(|sent| sent.connection == *connection);
+        match known {
+            Some(0) => {}
+            Some(at) => self.0[..=at].rotate_right(1),
+            None => {
+                self.0.truncate(CONNECTIONS - 1);
+                self.0.insert(0, Sent::new(*connection));
+            }
+        }
+        if let Some(sent) = self.0.first_mut() {
+            let slot = &mut sent.datagrams[sent.next];
+            sent.next = (sent.next + 1) % RECENT;
+            slot.clear();
+            slot.extend_from_slice(datagram);
+        }
+    }
+}
+
+impl Sent {
+    fn new(connection: ConnectionId) -> Sent {
+        Sent { connection, datagrams: Default::default(), next: 0 }
+    }
+
+    /// Oldest first.
+    fn in_order(&self) -> impl Iterator<Item = &Vec<u8>> {
+        let (newer, older) = self.datagrams.split_at(self.next);
+        older.iter().chain(newer).filter(|datagram| !datagram.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagram(connection: u8, number: u8) -> Vec<u8> {
+        [&[0x40][..], &[connection; 8], &[number]].concat()
+    }
+
+    fn numbers(recent: &Recent) -> Vec<u8> {
+        recent.0.iter().flat_map(Sent::in_order).map(|datagram| datagram[9]).collect()
+    }
+
+    #[test]
+    fn the_last_datagrams_of_each_connection_are_kept() {
+        let mut recent = Recent::default();
+        (1..=6).for_each(|number| recent.note(&datagram(1, number)));
+        assert_eq!(numbers(&recent), [3, 4, 5, 6]);
+        recent.note(&[[0xc0].as_slice(), &[9; 30]].concat());
+        recent.note(&datagram(2, 7));
+        recent.note(&datagram(3, 8));
+        recent.note(&datagram(1, 9));
+        assert_eq!(numbers(&recent), [4, 5, 6, 9, 8, 7]);
+        recent.note(&datagram(4, 10));
+        assert_eq!(numbers(&recent), [10, 4, 5, 6, 9, 8]);
     }
 }
 
