@@ -357,6 +357,18 @@ impl Sent {
     }
 }
 
+/// Looks at the links of an endpoint, again and again, until it is closed.
+pub(crate) async fn watch(shared: Weak<Shared>) {
+    let mut pause = LOOK;
+    loop {
+        sleep(pause).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        pause = if shared.look_at_links() { IDLE_LOOK } else { LOOK };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,17 +393,5 @@ mod tests {
         assert_eq!(numbers(&recent), [4, 5, 6, 9, 8, 7]);
         recent.note(&datagram(4, 10));
         assert_eq!(numbers(&recent), [10, 4, 5, 6, 9, 8]);
-    }
-}
-
-/// Looks at the links of an endpoint, again and again, until it is closed.
-pub(crate) async fn watch(shared: Weak<Shared>) {
-    let mut pause = LOOK;
-    loop {
-        sleep(pause).await;
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
-        pause = if shared.look_at_links() { IDLE_LOOK } else { LOOK };
     }
 }
