@@ -667,7 +667,7 @@ impl Shared {
         Some(LinkInfo { relay, ..link.info()? })
     }
 
-    pub(crate) fn open_links(&self) -> Vec<Arc<Link>> {
+    fn open_links(&self) -> Vec<Arc<Link>> {
         self.links.lock().values().filter_map(Weak::upgrade).collect()
     }
 }

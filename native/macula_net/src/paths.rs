@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use macula_core::keys;
 use macula_core::path::control::{self, Control, ControlSeal, LinkId, PACKET};
 use macula_core::path::select::{Action, Path, Selector};
 use macula_core::path::table::LabelTable;
@@ -21,6 +20,7 @@ use tokio::time::sleep;
 use crate::congestion::Epoch;
 use crate::endpoint::Shared;
 use crate::mesh::is_label;
+use crate::tls;
 
 /// The label of the keying material of control packets (RFC 8446, 7.5).
 const EXPORTER: &[u8] = b"EXPORTER-macula-path-v1";
@@ -153,8 +153,7 @@ impl Paths {
 
     /// A link on this connection, whose datagrams take `path` at first. None: it has no keys.
     pub(crate) fn insert(&self, connection: &Connection, path: Path) -> Option<Arc<LinkPaths>> {
-        let mut exporter = [0; keys::LEN];
-        connection.export_keying_material(&mut exporter, EXPORTER, b"").ok()?;
+        let exporter = tls::exporter(connection, EXPORTER)?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).ok()?;
         let dialled = connection.side() == Side::Client;

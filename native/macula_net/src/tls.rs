@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use macula_core::keys::LEN;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -190,6 +191,14 @@ pub(crate) fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
 pub(crate) fn shown(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
     let chain = connection.peer_identity().and_then(|identity| identity.downcast().ok());
     chain.map_or_else(Vec::new, |chain| *chain)
+}
+
+/// Keying material that the two ends of a connection alone share, under a label of what it is for
+/// (RFC 8446, 7.5). None: TLS gives none.
+pub(crate) fn exporter(connection: &quinn::Connection, label: &[u8]) -> Option<[u8; LEN]> {
+    let mut exporter = [0; LEN];
+    connection.export_keying_material(&mut exporter, label, b"").ok()?;
+    Some(exporter)
 }
 
 /// The id of the node that has shown this chain: SHA-256 of its public key

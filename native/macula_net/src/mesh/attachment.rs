@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use macula_core::keys;
 use macula_core::mesh::claim::Tag;
 use macula_core::mesh::packet::Packet;
 use macula_core::mesh::record;
@@ -176,8 +175,7 @@ impl Attachment<'_> {
                 continue;
             }
             while acknowledged() == stats.frame_rx.acks {
-                let tried = self.attempt(INSIST).await;
-                if let Ok(attached) = tried {
+                if let Ok(attached) = self.attempt(INSIST).await {
                     return attached;
                 }
                 sleep(retry::jitter(random())).await;
@@ -231,10 +229,9 @@ impl Attachment<'_> {
         clock: RelayClock,
         orders: &mut mpsc::Receiver<Order>,
     ) -> RelayError {
-        let mut exporter = [0; keys::LEN];
-        if connection.export_keying_material(&mut exporter, relay::EXPORTER, b"").is_err() {
+        let Some(exporter) = tls::exporter(connection, relay::EXPORTER) else {
             return RelayError::Lost("TLS gave no keying material".into());
-        }
+        };
         let (sender, mut messages) = mpsc::channel(1);
         let reader = read_on(connection.clone(), receive, sender);
         tokio::pin!(reader);

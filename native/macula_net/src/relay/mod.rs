@@ -304,7 +304,7 @@ impl RelayService {
         welcome: impl FnOnce(),
     ) -> Option<()> {
         let shown = tls::shown(connection);
-        let exporter = exporter(connection)?;
+        let exporter = tls::exporter(connection, EXPORTER)?;
         let stranger = Stranger {
             node_id: tls::node_id(&shown).unwrap_or(exporter),
             relay_id: own,
@@ -522,13 +522,6 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
-}
-
-/// The keying material of a connection that claims are bound to.
-fn exporter(connection: &Connection) -> Option<[u8; LEN]> {
-    let mut exporter = [0; LEN];
-    connection.export_keying_material(&mut exporter, EXPORTER, b"").ok()?;
-    Some(exporter)
 }
 
 /// Resolves when nothing came from a node for a while, although it was asked (by keep-alives). What

@@ -20,7 +20,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{AGAIN, Counted, PATIENCE, RelayService, exporter};
+use super::{AGAIN, Counted, EXPORTER, PATIENCE, RelayService};
 use crate::endpoint::Shared;
 use crate::mesh::{RelayError, RelayUrl, attachment};
 use crate::socket::from_label;
@@ -239,7 +239,8 @@ impl RelayService {
     }
 
     fn peering(&self, connection: &Connection, own: [u8; LEN], called: bool) -> Option<Peering> {
-        let (shown, exporter) = (tls::shown(connection), exporter(connection)?);
+        let shown = tls::shown(connection);
+        let exporter = tls::exporter(connection, EXPORTER)?;
         let relay = tls::node_id(&shown).unwrap_or(exporter);
         let realms: Vec<_> = self.relay.lock().authorities().cloned().collect();
         let vouched = realms.into_iter().filter(|realm| self.vouches(realm, &shown)).collect();
