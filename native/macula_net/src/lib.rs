@@ -16,6 +16,7 @@ mod endpoint;
 mod framing;
 mod greet;
 mod identity;
+mod intake;
 mod link;
 mod marker;
 mod mesh;
