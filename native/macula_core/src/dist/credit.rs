@@ -2,10 +2,12 @@
 
 /// Bytes of output that may wait before the controller is told to stop draining the emulator.
 ///
-/// One MiB is the emulator's own limit (`+zdbbl`): more would hide its busy signal from senders,
-/// much less would leave the connection idle while the controller is scheduled again. It goes on at
-/// half, so that pausing and resuming cost two messages per half MiB, not two per frame.
-pub const SEND_HIGH: usize = 1024 * 1024;
+/// Half a MiB is what the emulator itself still holds when it lets suspended senders go on (half of
+/// `+zdbbl`). With twice as much a small message beside bulk waits longer, and nothing is faster; with
+/// half as much some senders starve for a second now and then, as the emulator's queue is hardly ever
+/// below its mark. It goes on at half, so that pausing and resuming cost two messages per quarter of a
+/// MiB, not two per frame.
+pub const SEND_HIGH: usize = 512 * 1024;
 
 /// Bytes of input that may wait for the input handler. Beyond it nothing is read from the stream until
 /// half of that has been taken, and QUIC's flow control stops the peer.
