@@ -57,7 +57,7 @@ three_lines() ->
     [_, Block | _] = string:split(Readme, "```", all),
     [<<"sh">> | Lines] = string:split(string:trim(Block), "\n", all),
     [lists:foldl(fun({From, To}, Text) -> string:replace(Text, From, To) end, Line,
-                 [{"https://relay.example.org:4433", ?URL}, {"_build/default/lib/macula/ebin", code:lib_dir(macula, ebin)},
+                 [{"https://relay.example.org:4433", ?URL}, {"_build/default/lib/macula/ebin", filename:join(code:lib_dir(macula), "ebin")},
                   {"1> ", ""}, {"2> ", ""}]) || Line <- Lines].
 
 root() ->
