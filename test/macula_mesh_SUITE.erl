@@ -50,7 +50,7 @@ as_typed(_) ->
     await_prompt(Here, 2),
     type(Here, Ping),
     ?assertNotEqual(nomatch, string:find(await_prompt(Here, 3), "pong")),
-    [catch port_close(Shell) || Shell <- [Here, There]].
+    [true = port_close(Shell) || Shell <- [Here, There]].
 
 three_lines() ->
     {ok, Readme} = file:read_file(filename:join(root(), "README.md")),
