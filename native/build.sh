@@ -5,6 +5,7 @@
 #   sh native/build.sh check    only say whether the tools for it are here
 #
 #   MACULA_NIF_FEATURES   cargo features, separated by commas
+#   MACULA_NIF_PROFILE    the profile of cargo's, of Cargo.toml; release when it is not set
 #   MACULA_NIF_PATH       a prebuilt library to install instead; must be listed in native/prebuilt.sha256
 set -eu
 cd "$(dirname "$0")/.."
@@ -57,6 +58,7 @@ check_prebuilt() {
 cargo_build() {
     target=${CARGO_TARGET_DIR:-target}
     features=${MACULA_NIF_FEATURES:-}
+    profile=${MACULA_NIF_PROFILE:-release}
     if [ -n "$features" ]; then
         # A directory per set of features: the library has one file name, and would be rebuilt at each change of mind.
         target=$target/nif-$(printf %s "$features" | tr -c 'A-Za-z0-9_' -)
@@ -64,12 +66,12 @@ cargo_build() {
     else
         set --
     fi
-    CARGO_TARGET_DIR=$target cargo build --release --locked -p macula_nif "$@" >&2 ||
+    CARGO_TARGET_DIR=$target cargo build --profile "$profile" --locked -p macula_nif "$@" >&2 ||
         die "cargo build failed, see above."
-    for built in "$target/release/libmacula_nif.so" "$target/release/libmacula_nif.dylib"; do
+    for built in "$target/$profile/libmacula_nif.so" "$target/$profile/libmacula_nif.dylib"; do
         [ -f "$built" ] && return
     done
-    die "cargo built no libmacula_nif.so or .dylib in $target/release."
+    die "cargo built no libmacula_nif.so or .dylib in $target/$profile."
 }
 
 # A running VM has the old file mapped: it must be replaced by another file, never written into.

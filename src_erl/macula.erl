@@ -3,7 +3,7 @@
 -module(macula).
 
 -export([join_mesh/1, leave_mesh/0, mesh_nodes/0, relays/0]).
--export([start_relay/1, stop_relay/0, relay_stats/0]).
+-export([start_relay/1, stop_relay/0, relay_stats/0, relay_peers/0]).
 -export([links/0, config/0, renew_certificates/0, diagnose/1, diagnose/2]).
 -export([set_select/1, carrier/1]).
 -export([ensure_distributed/0, get_cookie/0, set_cookie/1, set_cookie/2, monitor_nodes/0,
@@ -97,11 +97,13 @@ relays() ->
 %% it cannot read.
 %%
 %% Options: `port' (default: the node's own, else 4433), `certfile' and
-%% `keyfile' (with a port of its own; default: self-signed), `realms'
+%% `keyfile' (default: the node's, else self-signed), `realms'
 %% (#{Realm => open | {tokens, [Binary]} | {cacertfile, Path}}; default: all
-%% realms, openly, with a warning), and limits: `nodes_per_realm',
-%% `bytes_per_node', `datagrams_per_node', `bytes_per_realm',
-%% `datagrams_per_realm' (a second; default: none).
+%% realms, openly, with a warning), `peers' (the URLs of other relays: their
+%% nodes and this one's reach each other; default: none), and limits: `nodes'
+%% (default: 4096) and `nodes_per_realm', `bytes_per_node',
+%% `datagrams_per_node', `bytes_per_realm', `datagrams_per_realm' (a second;
+%% default: none).
 %%
 %% Errors: {bad_option, Key, Expected, Got}; {port_in_use, Port};
 %% {bad_file, File, Why}; already_started.
@@ -119,6 +121,13 @@ stop_relay() ->
 -spec relay_stats() -> undefined | #{atom() => non_neg_integer()}.
 relay_stats() ->
     macula_relay:stats().
+
+%% @doc How the relay of this VM stands with its peers: first those that it
+%% calls, by their URL, then those that have called it, by their address;
+%% `undefined': there is no relay.
+-spec relay_peers() -> undefined | [{Name :: binary(), macula_relay:peer_state()}].
+relay_peers() ->
+    macula_relay:peers().
 
 %% @doc Says anew which of this VM's carriers dials which nodes, where it has
 %% several (`-proto_dist inet_tcp macula'): `[{"*@*.paris.example.org", inet_tcp}]'.

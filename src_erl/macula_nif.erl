@@ -8,7 +8,7 @@
          endpoint_identity/1, endpoint_renew/1, endpoint_prepare/2]).
 -export([dial/2, dial_cancel/1]).
 -export([mesh_join/2, mesh_leave/2, mesh_cookies/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
--export([relay_start/2, relay_stop/2, relay_stats/1]).
+-export([relay_start/2, relay_stop/2, relay_stats/1, relay_peers/1]).
 -export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_credit/2, link_send/2,
          link_tick/1, link_stat/1, link_close/1]).
@@ -135,7 +135,8 @@ dial_cancel(Dial) -> load_and(dial_cancel, [Dial]).
 
 %% The mesh: the caller gets {macula_mesh, Id, ok | {error, Reason}} and
 %% {macula_mesh_nodes, Id, undefined | [Name]}; the owner of the endpoint gets
-%% {macula_relay, Url, State}.
+%% {macula_relay, Url, State}, and {macula_moved, Name, Url | undefined, Address}
+%% when the link with a node takes another path.
 
 -spec mesh_join(endpoint(), #{atom() => term()}) -> ok | {error, closed}.
 mesh_join(Endpoint, Options) -> load_and(mesh_join, [Endpoint, Options]).
@@ -164,6 +165,10 @@ relay_stop(Endpoint, GraceMs) -> load_and(relay_stop, [Endpoint, GraceMs]).
 
 -spec relay_stats(endpoint()) -> undefined | #{atom() => non_neg_integer()}.
 relay_stats(Endpoint) -> load_and(relay_stats, [Endpoint]).
+
+%% The owner of the endpoint gets {macula_peer, Url, State}.
+-spec relay_peers(endpoint()) -> undefined | [{Name :: binary(), macula_relay:peer_state()}].
+relay_peers(Endpoint) -> load_and(relay_peers, [Endpoint]).
 
 %% Link: one peer.
 

@@ -349,7 +349,7 @@ renumbered(<<First, Version:4/binary, Length, _:Length/binary, Rest/binary>>) ->
 idle_link_stays(_) ->
     {A, B} = pair(#{args => ["-kernel", "net_ticktime", "4"]}),
     NodeB = name(B),
-    Down = macula_test_node:full(60_000, 20_000),
+    Down = macula_test_node:full(60_000, 10_000),
     ?assertEqual(up, call(A, fun() ->
                                  true = monitor_node(NodeB, true),
                                  receive {nodedown, NodeB} -> down after Down -> up end

@@ -125,7 +125,7 @@ connects_leave_nothing_behind(_) ->
 
 %% Nor do dials that fail: a name that is not there, a closed port.
 failed_dials_leave_nothing_behind(_) ->
-    Rounds = macula_test_node:full(200, 60),
+    Rounds = macula_test_node:full(200, 25),
     A = start(unique("a")),
     Port = integer_to_list(macula_test_node:free_port()),
     Closed = list_to_atom("closed@localhost:" ++ Port),

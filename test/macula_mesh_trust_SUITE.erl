@@ -131,7 +131,12 @@ relay_certificate(Config) ->
          ok = call(A, macula, leave_mesh, [])
      end || {Port, {Fault, Issuer, San}} <- lists:zip(lists:seq(4701, 4703), Wrong)],
     [?assertEqual(ok, join(Node, Verify)) || Node <- [A, B]],
-    ?assertEqual(pong, ping(A, B)).
+    ?assertEqual(pong, ping(A, B)),
+    %% A node that is a relay on its own port shows it as well.
+    OnNode = node_on(Lab, q),
+    Shown = with_certificate(4433, macula_test_ca:issue(Ca, "q", host("q.lab"))),
+    ok = call(OnNode, macula, start_relay, [maps:remove(port, Shown)]),
+    ?assertEqual(ok, join(A, Verify#{relays => [url(q, 4433)], timeout => 5_000})).
 
 %% Who has no certificate of the realm's CA is not let in, whatever it knows.
 realm_of_a_ca(Config) ->

@@ -12,6 +12,7 @@ mod frames;
 mod halves;
 mod hello;
 mod relay_messages;
+mod relay_peers;
 mod relay_table;
 mod sealed;
 mod stun;
@@ -20,14 +21,16 @@ mod stun;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("hello_acceptor", hello::acceptor),
     ("hello_dialler", hello::dialler),
     ("hello_between", between::run),
     ("halves", halves::run),
+    ("relay_between", relay_messages::between),
     ("relay_packet", relay_messages::packet),
+    ("relay_peers", relay_peers::run),
     ("relay_table", relay_table::run),
     ("relay_to_node", relay_messages::to_node),
     ("relay_to_relay", relay_messages::to_relay),

@@ -2,6 +2,7 @@
 //! sense, and within the bounds of a message.
 
 use macula_core::mesh::packet::{self, Packet};
+use macula_core::relay::between::{Between, MAX_PROOFS};
 use macula_core::relay::message::{MAX_MESSAGE, MAX_REALM, MAX_SEALED, MAX_TOKEN, ToNode, ToRelay};
 
 pub fn to_relay(message: &[u8]) {
@@ -26,6 +27,20 @@ pub fn to_node(message: &[u8]) {
     let said = read.encode();
     assert!(said.len() <= 2 + MAX_MESSAGE && said.len() <= 2 + message.len());
     assert_eq!(ToNode::decode(&said[2..]), Ok(Some(read)));
+}
+
+pub fn between(message: &[u8]) {
+    let Ok(Some(read)) = Between::decode(message) else { return };
+    match &read {
+        Between::Proofs(proofs) => assert!(proofs.len() <= MAX_PROOFS),
+        Between::Announce(said) => {
+            assert!(said.realm.len() <= MAX_REALM && said.sealed.len() <= MAX_SEALED);
+        }
+        _ => {}
+    }
+    let said = read.encode();
+    assert!(said.len() <= 2 + MAX_MESSAGE && said.len() <= 2 + message.len());
+    assert_eq!(Between::decode(&said[2..]), Ok(Some(read)));
 }
 
 pub fn packet(datagram: &[u8]) {

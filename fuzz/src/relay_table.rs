@@ -12,7 +12,8 @@ use macula_core::keys::LEN;
 use macula_core::mesh::claim::{Claim, Tag};
 use macula_core::mesh::packet;
 use macula_core::relay::message::{ToNode, ToRelay};
-use macula_core::relay::table::{Action, Forward, Id, Relay, Stranger};
+use macula_core::relay::table::{Action, Clock, Forward, Id, Relay, Stranger};
+use macula_core::secret::Secret;
 
 use super::choices::Choices;
 use super::sealed::KEY;
@@ -68,7 +69,10 @@ impl World {
             1 => self.gone(id),
             2 => {
                 let realm = REALMS[choices.next() % 2].to_string();
-                self.hear(id, ToRelay::Attach { version: 1, features: 0, realm, token: vec![] });
+                self.hear(
+                    id,
+                    ToRelay::Attach { version: 1, features: 0, realm, token: Secret::default() },
+                );
             }
             3 | 4 => {
                 // Now and then a claim of another node, or for another realm.
@@ -121,11 +125,11 @@ impl World {
         let stranger = Stranger {
             // Two nodes may be the same one.
             node_id: [(key % 3) as u8; LEN],
+            relay_id: [9; LEN],
             exporter: exporter(node),
             address: SocketAddr::from(([192, 0, 2, 1], 4433)),
         };
-        let actions = self.relay.connected(node as Id, stranger);
-        assert!(matches!(actions[..], [Action::Send(_, ToNode::Offer { .. })]));
+        self.relay.connected(node as Id, stranger);
     }
 
     fn gone(&mut self, id: Id) {
@@ -145,7 +149,8 @@ impl World {
                 self.holders.remove(&place);
             }
         }
-        let actions = self.relay.receive(self.now, id, message, |_| false);
+        let clock = Clock { now: self.now, wall: self.now.as_millis() as u64 };
+        let actions = self.relay.receive(clock, id, message, |_| false);
         if let (Some(realm), [Action::Send(to, ToNode::Attached { .. })]) =
             (attaching, &actions[..])
         {
@@ -174,6 +179,7 @@ impl World {
                 }
                 Action::Send(id, ToNode::Ping(token)) => self.asked.push((id, token)),
                 Action::Send(..) => {}
+                Action::Tell(..) | Action::Part(..) | Action::Wake(_) => panic!("it has no peers"),
             }
         }
     }

@@ -219,6 +219,12 @@ handle_info({macula_relay, _, Relay}, #open{handle = undefined} = State)
 handle_info({macula_relay, Url, Relay}, State) ->
     macula_dist_log:relay(Url, Relay),
     {noreply, State};
+handle_info({macula_peer, Url, Peer}, State) ->
+    macula_dist_log:peer(Url, Peer),
+    {noreply, State};
+handle_info({macula_moved, Name, Relay, Address}, State) ->
+    macula_dist_log:moved(Name, Relay, Address),
+    {noreply, State};
 handle_info({macula_forged, Count}, State) ->
     macula_dist_log:forged(Count),
     {noreply, State};

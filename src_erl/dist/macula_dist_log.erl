@@ -4,7 +4,8 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([init/0, refused/3, certificate/1, unreachable/2, relay/2, forged/1, listen_failed/2,
+-export([init/0, refused/3, certificate/1, unreachable/2, relay/2, moved/3, peer/2, forged/1,
+         listen_failed/2,
          illegal_name/2, note/2, format/1]).
 -export([let_through/0]).
 -export([reason/1, relay_reason/1, address/1, check/1]).
@@ -46,6 +47,21 @@ relay(Url, {down, Reason}) ->
     warn_once({relay, Url}, #{event => relay_down, relay => Url, reason => Reason});
 relay(Url, State) ->
     ?LOG_NOTICE(#{event => relay, relay => Url, state => State}, metadata()).
+
+%% @doc The relay here stands with one of its peers in another way now. The
+%% native side tells only of changes.
+-spec peer(binary(), macula_relay:peer_state()) -> ok.
+peer(Url, {down, {refused, itself}}) ->
+    ?LOG_INFO(#{event => peer_itself, relay => Url}, metadata());
+peer(Url, {down, Reason}) ->
+    ?LOG_WARNING(#{event => peer_down, relay => Url, reason => Reason}, metadata());
+peer(Url, {_, Address}) ->
+    ?LOG_NOTICE(#{event => peer, relay => Url, address => Address}, metadata()).
+
+%% @doc The link with a node takes another path now: through a relay, or straight.
+-spec moved(binary(), Relay :: binary() | undefined, macula_nif:address()) -> ok.
+moved(Node, Relay, Address) ->
+    ?LOG_NOTICE(#{event => moved, node => Node, relay => Relay, address => Address}, metadata()).
 
 %% @doc Datagrams came through relays that nobody with this node's cookie had
 %% sealed so. The native side tells that every few seconds at most.
@@ -184,6 +200,19 @@ format(#{event := relay_down, relay := Url, reason := Reason}) ->
     {"macula: not attached to the relay ~ts: ~ts. It is tried again", [Url, relay_reason(Reason)]};
 format(#{event := relay, relay := Url, state := {attached, Observed}}) ->
     {"macula: attached to the relay ~ts, which sees this node at ~ts", [Url, address(Observed)]};
+format(#{event := peer_itself, relay := Url}) ->
+    {"macula: the peer ~ts of this relay is this relay", [Url]};
+format(#{event := peer_down, relay := Url, reason := {refused, token}}) ->
+    {"macula: the relay ~ts is no peer: no realm is open to both, nor has a token that both know. "
+     "It is called again", [Url]};
+format(#{event := peer_down, relay := Url, reason := Reason}) ->
+    {"macula: the relay ~ts is no peer: ~ts. It is called again", [Url, relay_reason(Reason)]};
+format(#{event := peer, relay := Url, address := Address}) ->
+    {"macula: the relay ~ts, at ~ts, is a peer", [Url, address(Address)]};
+format(#{event := moved, node := Node, relay := undefined, address := Address}) ->
+    {"macula: the link with ~ts goes straight to ~ts now", [Node, address(Address)]};
+format(#{event := moved, node := Node, relay := Relay}) ->
+    {"macula: the link with ~ts goes through the relay ~ts now", [Node, Relay]};
 format(#{event := decrypt_failed, count := Count}) ->
     {"macula: decrypt_failed: ~b datagrams came through relays that nobody with this node's cookie "
      "had sealed; they were dropped. If links suffer, use another relay", [Count]};

@@ -18,6 +18,8 @@
 -type relay() :: #{port := undefined | inet:port_number(),
                    certificate := undefined | {File :: binary(), KeyFile :: binary()},
                    realms := undefined | [{binary(), access()}],
+                   peers := [url()],
+                   nodes := pos_integer(),
                    nodes_per_realm := undefined | pos_integer(),
                    bytes_per_node := undefined | pos_integer(),
                    datagrams_per_node := undefined | pos_integer(),
@@ -28,7 +30,7 @@
                     timeout, reconnect_interval, reconnect_attempts]).
 -define(LIMITS, [nodes_per_realm, bytes_per_node, datagrams_per_node, bytes_per_realm,
                  datagrams_per_realm]).
--define(RELAY_KEYS, [port, certfile, keyfile, realms | ?LIMITS]).
+-define(RELAY_KEYS, [port, certfile, keyfile, realms, peers, nodes | ?LIMITS]).
 
 %% Where CAs are that this system trusts: Debian and its kin, Red Hat and its
 %% kin, Alpine and the BSDs.
@@ -41,6 +43,9 @@
 -define(MAX_RELAYS, 64).
 -define(MAX_NAME, 255).
 -define(MAX_TOKEN, 1024).
+%% Anybody can attach to an open relay, and each node takes memory of the VM:
+%% several times the nodes a mesh is made for.
+-define(DEFAULT_NODES, 4096).
 
 %% @doc The options of join_mesh, checked and completed.
 -spec mesh(term()) -> {ok, mesh()} | {error, macula_config:bad_option()}.
@@ -82,7 +87,9 @@ relay_options(Options) ->
                              || Key <- ?LIMITS]),
     Limits#{port => option(port, Options, fun port/2, undefined),
             certificate => certificate(Options),
-            realms => option(realms, Options, fun realms/2, undefined)}.
+            realms => option(realms, Options, fun realms/2, undefined),
+            peers => option(peers, Options, fun peers/2, []),
+            nodes => option(nodes, Options, fun count/2, ?DEFAULT_NODES)}.
 
 option(Key, Options, Check, Default) ->
     case Options of
@@ -175,6 +182,9 @@ file(Key, Given) ->
         <<>> -> bad(Key, file_name, Given);
         File -> File
     end.
+
+peers(_, []) -> [];
+peers(Key, Given) -> relays(Key, Given).
 
 port(_, Port) when is_integer(Port), Port > 0, Port =< 65535 -> Port;
 port(Key, Got) -> bad(Key, {integer, 1, 65535}, Got).

@@ -4,11 +4,16 @@
 
 -behaviour(gen_server).
 
--export([start/1, stop/0, stats/0]).
+-export([start/1, stop/0, stats/0, peers/0]).
 -export([start_link/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
+-export_type([peer_state/0]).
+
 -include_lib("kernel/include/logger.hrl").
+
+%% A peer that this relay called, or that called it, and where it is.
+-type peer_state() :: {peered | called, macula_nif:address()} | {down, term()}.
 
 %% How long nodes have to turn to other relays when this one stops.
 -define(GRACE_MS, 1_000).
@@ -57,8 +62,16 @@ stop() ->
 %% @doc What the relay did, and how many nodes are attached.
 -spec stats() -> undefined | #{atom() => non_neg_integer()}.
 stats() ->
+    ask(stats).
+
+%% @doc How the relay stands with its peers.
+-spec peers() -> undefined | [{Name :: binary(), peer_state()}].
+peers() ->
+    ask(peers).
+
+ask(Question) ->
     try
-        gen_server:call(?MODULE, stats)
+        gen_server:call(?MODULE, Question)
     catch
         exit:_ -> undefined
     end.
@@ -77,6 +90,7 @@ init(Relay) ->
     process_flag(trap_exit, true),
     case open(Relay, macula_dist_endpoint:address()) of
         {ok, State} ->
+            macula_dist_log:let_through(),
             warn_if_open(Relay),
             _ = erlang:send_after(?LOOK_MS, self(), look),
             {ok, State};
@@ -84,9 +98,11 @@ init(Relay) ->
             {stop, {shutdown, Reason}}
     end.
 
--spec handle_call(stats, gen_server:from(), #state{}) -> {reply, term(), #state{}}.
+-spec handle_call(stats | peers, gen_server:from(), #state{}) -> {reply, term(), #state{}}.
 handle_call(stats, _From, State) ->
-    {reply, with_endpoint(State, fun macula_nif:relay_stats/1), State}.
+    {reply, with_endpoint(State, fun macula_nif:relay_stats/1), State};
+handle_call(peers, _From, State) ->
+    {reply, with_endpoint(State, fun macula_nif:relay_peers/1), State}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast(_, State) ->
@@ -100,6 +116,9 @@ handle_info(look, #state{options = Relay} = State) ->
                        orelse macula_nif:relay_start(Endpoint, native(Relay))
            end,
     _ = with_endpoint(State, Look),
+    {noreply, State};
+handle_info({macula_peer, Url, Peer}, State) ->
+    macula_dist_log:peer(Url, Peer),
     {noreply, State};
 handle_info(_, State) ->
     %% What an endpoint tells its owner about links concerns a node; a port
@@ -120,9 +139,6 @@ open(#{port := Port} = Relay, {ok, {_, NodePort}}) when Port =:= undefined; Port
 open(Relay, _) ->
     on_own_port(Relay).
 
-on_node_port(#{certificate := {File, _}}) ->
-    %% The node's certificate is the one of its port.
-    {error, {bad_option, certfile, {only_with, port}, File}};
 on_node_port(Relay) ->
     case macula_dist_endpoint:dialling() of
         {ok, Endpoint} -> serve(Endpoint, Relay, #state{options = Relay});
@@ -138,7 +154,10 @@ on_own_port(#{port := Given, certificate := Certificate} = Relay) ->
                 home => macula_dist_home:directory(<<"relay">>), authorities => undefined,
                 certificate => Certificate, registry => undefined, well_known_port => undefined},
     case macula_nif:endpoint_open(Options) of
-        {ok, Endpoint} -> serve(Endpoint, Relay, #state{options = Relay, own = Endpoint});
+        {ok, Endpoint} ->
+            %% The certificate is that of the whole port.
+            OnPort = Relay#{certificate := undefined},
+            serve(Endpoint, OnPort, #state{options = OnPort, own = Endpoint});
         {error, eaddrinuse} -> {error, {port_in_use, Port}};
         {error, _} = Error -> Error
     end.
@@ -158,11 +177,10 @@ with_endpoint(#state{own = Endpoint}, Do) ->
     Do(Endpoint).
 
 native(Relay) ->
-    maps:without([port, certificate], Relay).
+    maps:remove(port, Relay).
 
 %% Whoever reaches an open relay can have it carry traffic.
 warn_if_open(#{realms := undefined}) ->
-    macula_dist_log:let_through(),
     ?LOG_WARNING("macula: this relay is open: every node may attach, to any realm. "
                  "Name the realms and who may attach: start_relay(#{realms => "
                  "#{<<\"io.macula\">> => {tokens, [Token]}}})",

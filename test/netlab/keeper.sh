@@ -14,9 +14,14 @@ labs=/run/netlab
 # remove LAB
 remove() {
     for namespace in $(namespaces | grep "^$1-"); do
-        # The stopped ones as well: nothing but SIGKILL ends those.
-        ip netns pids "$namespace" 2>/dev/null | xargs -r kill -9 2>/dev/null || true
-        ip netns delete "$namespace" 2>/dev/null || true
+        # Other labs come and go at the same time, and what they do to /run/netns may be in the way for a moment.
+        tries=50
+        while [ -e "/run/netns/$namespace" ] && [ "$tries" -gt 0 ]; do
+            # The stopped ones as well: nothing but SIGKILL ends those.
+            ip netns pids "$namespace" 2>/dev/null | xargs -r kill -9 2>/dev/null || true
+            ip netns delete "$namespace" 2>/dev/null || sleep 0.1
+            tries=$((tries - 1))
+        done
         rm -rf "/etc/netns/$namespace"
     done
     rm -rf "${labs:?}/$1"

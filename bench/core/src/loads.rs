@@ -8,7 +8,7 @@ use macula_core::admission::Admission;
 use macula_core::dist::credit::SendCredit;
 use macula_core::dist::frame::{self, FrameReader, Piece};
 use macula_core::path::demux;
-use macula_core::path::table::PathTable;
+use macula_core::path::table::LabelTable;
 
 /// Calls of the function in question at each call of a load: enough that the load itself does not
 /// show.
@@ -22,8 +22,8 @@ type Prepare = fn() -> Load;
 
 const LOADS: [(&str, Prepare); 8] = [
     ("classify_1000_datagrams", classify),
-    ("look_up_1000_own_paths", || look_up(0)),
-    ("look_up_1000_moved_paths", || look_up(100)),
+    ("look_up_1000_labels", || look_up(0)),
+    ("look_up_1000_moved_labels", || look_up(100)),
     ("write_1000_frame_headers", headers),
     ("read_1000_frames_of_64_B", || read_frames(64, CALLS)),
     ("read_16_frames_of_64_KiB", || read_frames(64 * 1024, 16)),
@@ -59,18 +59,17 @@ fn address(n: usize) -> SocketAddr {
     SocketAddr::from(((n as u32 | 0x0a00_0000).to_be_bytes(), 4433))
 }
 
-/// As for each datagram sent and received, with so many labels that have another path.
+/// As for each datagram received, with so many peers that have moved.
 fn look_up(moved: usize) -> Load {
-    let mut table = PathTable::default();
+    let mut table = LabelTable::default();
     for n in 0..moved {
-        table.attach(address(n), address(10_000 + n));
+        table.alias(address(n), address(10_000 + n));
     }
     Box::new(move || {
         for n in 0..CALLS {
-            let label = address(n % 200);
-            black_box(table.path(black_box(label)));
-            if !table.is_empty() {
-                black_box(table.label(black_box(label)));
+            let source = address(n % 200);
+            if !black_box(table.is_empty()) {
+                black_box(table.label(black_box(source)));
             }
         }
     })
@@ -94,7 +93,7 @@ fn read_frames(len: usize, count: usize) -> Load {
         let mut reader = FrameReader::default();
         for chunk in wire.chunks(CHUNK) {
             let mut input = chunk;
-            while let Some(piece) = reader.next(&mut input).unwrap() {
+            while let Some(piece) = reader.next(&mut input) {
                 match piece {
                     Piece::Start(len) => _ = black_box(len),
                     Piece::Body(bytes) => _ = black_box(bytes),

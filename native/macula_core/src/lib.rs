@@ -13,6 +13,8 @@ pub mod mesh;
 pub mod path;
 pub mod random;
 pub mod relay;
+pub mod replay;
+pub mod secret;
 pub mod srv;
 
 mod wire;

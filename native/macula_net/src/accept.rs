@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use macula_core::admission::{Admission, Outcome, Pass, Verdict};
 use macula_core::hello::{Failure, Refusal};
+use macula_core::keys::LEN;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
@@ -119,7 +120,10 @@ async fn admit(
     };
     if tls::protocol(&connection).as_deref() == Some(tls::RELAY) {
         return match (door, shared.relay()) {
-            (Door::Own(_), Some(relay)) => attach(relay, connection, deadline).await,
+            (Door::Own(_), Some(relay)) => {
+                let own = shared.tls().relay_id();
+                attach(relay, connection, own, deadline).await
+            }
             _ => {
                 connection.close(relay::NOT_A_RELAY, b"no relay");
                 Ok(Guest::Relayed)
@@ -141,10 +145,11 @@ async fn admit(
 async fn attach(
     relay: Arc<RelayService>,
     connection: quinn::Connection,
+    own: [u8; LEN],
     deadline: Instant,
 ) -> Result<Guest, Outcome> {
     let (welcome, welcomed) = oneshot::channel();
-    tokio::spawn(relay.serve(connection, || {
+    tokio::spawn(relay.serve(connection, own, || {
         // Whoever waits for it has given up.
         let _ = welcome.send(());
     }));

@@ -6,7 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use macula_core::path::demux;
 use parking_lot::Mutex;
+
+/// What is said of such an address.
+pub(crate) const NOT_IN_QUIC: &str = "something answers, but not in QUIC";
 
 /// What came from the labels that are dialled now.
 #[derive(Debug, Default)]
@@ -20,6 +24,8 @@ pub(crate) struct Answers {
 struct Expected {
     dials: usize,
     came: bool,
+    /// Something of it may have been QUIC.
+    in_quic: bool,
 }
 
 /// One dial of a label, for as long as it lasts.
@@ -37,12 +43,13 @@ impl Answers {
         Answer { answers: self.clone(), label }
     }
 
-    /// Something came from `label`.
-    pub(crate) fn note(&self, label: SocketAddr) {
+    /// `datagram` came from `label`.
+    pub(crate) fn note(&self, label: SocketAddr, datagram: &[u8]) {
         if self.expected.load(Relaxed) > 0
             && let Some(expected) = self.by_label.lock().get_mut(&label)
         {
             expected.came = true;
+            expected.in_quic |= demux::may_begin_quic(datagram);
         }
     }
 }
@@ -50,7 +57,17 @@ impl Answers {
 impl Answer {
     /// Whether something came.
     pub(crate) fn came(&self) -> bool {
-        self.answers.by_label.lock().get(&self.label).is_some_and(|expected| expected.came)
+        self.is(|expected| expected.came)
+    }
+
+    /// Whether something came, and nothing of it was QUIC: however slow the way is, what answers
+    /// does not speak it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.is(|expected| expected.came && !expected.in_quic)
+    }
+
+    fn is(&self, so: impl FnOnce(&Expected) -> bool) -> bool {
+        self.answers.by_label.lock().get(&self.label).is_some_and(so)
     }
 }
 

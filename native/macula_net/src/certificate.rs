@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error as TlsError, RootCertStore};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -25,8 +26,11 @@ pub struct CertificateFiles {
     /// PEM: the CAs a peer's certificate must chain to; none: any certificate will do.
     pub authorities: Option<PathBuf>,
     /// PEM: this node's certificate, then intermediate ones; with its key.
-    pub own: Option<(PathBuf, PathBuf)>,
+    pub own: Option<KeyFiles>,
 }
+
+/// PEM files: a certificate, then intermediate ones; and its key.
+pub type KeyFiles = (PathBuf, PathBuf);
 
 /// A file that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +112,11 @@ pub enum Term {
 const NOTICE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Validity {
+    /// The one that ends first.
+    pub(crate) fn shorter(one: Option<Validity>, other: Option<Validity>) -> Option<Validity> {
+        one.into_iter().chain(other).min_by_key(|validity| validity.to)
+    }
+
     /// A certificate that is renewed when it should be is so before the last third of its life
     /// (as ACME clients do); one that is not is worth a warning.
     pub(crate) fn term(self, now: Duration) -> Term {
@@ -125,12 +134,17 @@ impl Validity {
 
 /// What this node shows, and what it makes of what others show.
 pub(crate) struct Credentials {
+    pub(crate) own: Own,
+    authorities: Option<Authorities>,
+}
+
+/// A certificate that is shown here.
+pub(crate) struct Own {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
     pub(crate) node_id: [u8; 32],
     /// Of a CA's certificate; a self-signed one ends with its node.
     pub(crate) validity: Option<Validity>,
-    authorities: Option<Authorities>,
 }
 
 /// CAs that are trusted.
@@ -152,29 +166,11 @@ impl Credentials {
             Some(file) => Some(Authorities::load(file, provider)?),
             None => None,
         };
-        let Some((certificate, key)) = &files.own else {
-            return Ok(Credentials {
-                chain: vec![identity.certificate.clone()],
-                key: identity.key.clone_key(),
-                node_id: identity.node_id(),
-                validity: None,
-                authorities,
-            });
+        let own = match &files.own {
+            Some(files) => Own::load(files, provider)?,
+            None => Own::of(identity),
         };
-        let chain = certificates(certificate)?;
-        let (_, leaf) = X509Certificate::from_der(chain.first().map_or(&[], |leaf| leaf.as_ref()))
-            .map_err(|error| refused(certificate, error))?;
-        let seconds = |time: x509_parser::time::ASN1Time| time.timestamp().max(0) as u64;
-        let validity = Validity {
-            from: seconds(leaf.validity().not_before),
-            to: seconds(leaf.validity().not_after),
-        };
-        let node_id = digest::digest(&digest::SHA256, leaf.public_key().raw);
-        let node_id = node_id.as_ref().try_into().map_err(|error| refused(certificate, error))?;
-        let own = PrivateKeyDer::from_pem_file(key).map_err(|error| refused(key, error))?;
-        rustls::sign::CertifiedKey::from_der(chain.clone(), own.clone_key(), provider)
-            .map_err(|error| refused(key, describe(&error, certificate)))?;
-        Ok(Credentials { chain, key: own, node_id, validity: Some(validity), authorities })
+        Ok(Credentials { own, authorities })
     }
 
     /// Judges the chain a peer has shown, where a CA is asked for.
@@ -213,6 +209,39 @@ impl Credentials {
     ) -> Result<(), CertificateFault> {
         let leaf = shown.first().ok_or(CertificateFault::Unreadable)?;
         if names_host(leaf, host) { Ok(()) } else { Err(CertificateFault::WrongName) }
+    }
+}
+
+impl Own {
+    /// The node's own key, self-signed.
+    fn of(identity: &Identity) -> Own {
+        Own {
+            chain: vec![identity.certificate.clone()],
+            key: identity.key.clone_key(),
+            node_id: identity.node_id(),
+            validity: None,
+        }
+    }
+
+    /// Reads the files, and checks that they belong together.
+    pub(crate) fn load(
+        (certificate, key): &KeyFiles,
+        provider: &CryptoProvider,
+    ) -> Result<Own, FileError> {
+        let chain = certificates(certificate)?;
+        let (_, leaf) = X509Certificate::from_der(chain.first().map_or(&[], |leaf| leaf.as_ref()))
+            .map_err(|error| refused(certificate, error))?;
+        let seconds = |time: x509_parser::time::ASN1Time| time.timestamp().max(0) as u64;
+        let validity = Validity {
+            from: seconds(leaf.validity().not_before),
+            to: seconds(leaf.validity().not_after),
+        };
+        let node_id = digest::digest(&digest::SHA256, leaf.public_key().raw);
+        let node_id = node_id.as_ref().try_into().map_err(|error| refused(certificate, error))?;
+        let own = PrivateKeyDer::from_pem_file(key).map_err(|error| refused(key, error))?;
+        CertifiedKey::from_der(chain.clone(), own.clone_key(), provider)
+            .map_err(|error| refused(key, describe(&error, certificate)))?;
+        Ok(Own { chain, key: own, node_id, validity: Some(validity) })
     }
 }
 

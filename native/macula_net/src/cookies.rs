@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use macula_core::keys::{self, CookieKey};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
 use crate::endpoint::Shared;
@@ -13,12 +13,12 @@ pub type Cookie = Zeroizing<Vec<u8>>;
 
 /// Has this node's own cookie stretched before the first hello needs it: a node that starts often
 /// has little time for its first call (a slow machine, a short `net_setuptime`, a one-shot tool).
-pub(crate) async fn prepare(shared: Arc<Shared>) {
-    let mut closed = shared.closed.subscribe();
+pub(crate) async fn prepare(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) {
     tokio::select! {
         // What goes wrong goes wrong again, and is told, when the key is needed.
         _ = shared.key_shared_with("") => {}
-        _ = closed.changed() => {}
+        // An endpoint may close before this runs at all, and then nobody answers for its cookie.
+        _ = closed.wait_for(|closed| *closed) => {}
     }
 }
 

@@ -10,6 +10,7 @@ use quinn::{Connection, ConnectionError, TransportErrorCode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::answers::NOT_IN_QUIC;
 use crate::certificate::CertificateFault;
 use crate::cookies::Cookie;
 use crate::endpoint::{Endpoint, Shared};
@@ -206,9 +207,7 @@ impl Call {
         let answer = self.shared.socket.answers.expect(to_label(address));
         match timeout_at(self.deadline, connect_to(&self.shared, address, &self.target)).await {
             Ok(connected) => connected,
-            Err(_) if answer.came() => {
-                Err(DialError::NotMacula("something answers, but not in QUIC".into()))
-            }
+            Err(_) if answer.came() => Err(DialError::NotMacula(NOT_IN_QUIC.into())),
             Err(_) => Err(DialError::Timeout),
         }
     }

@@ -10,24 +10,25 @@ use std::time::{Duration, Instant};
 
 use macula_core::hello::{BootId, Local, Peer, Refusal};
 use macula_core::keys::{self, CookieKey};
+use macula_core::path::select::Path;
 use parking_lot::{Mutex, RwLock};
 use quinn::VarInt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::{self, Door, Strangers};
-use crate::certificate::{CertificateFault, CertificateFiles, FileError};
+use crate::certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
 use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
-use crate::mesh::{self, Attempts, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
-use crate::relay::{RelayConfig, RelayService};
+use crate::mesh::{Attempts, JoinError, Mesh, MeshConfig, RelayInfo, State, TunnelInfo};
+use crate::relay::{PeerInfo, PeerState, RelayConfig, RelayService};
 use crate::renewal::{self, CertificateNews};
 use crate::socket::{Counters, MeshSocket};
 use crate::stand_in::{self, WellKnown};
 use crate::tls::{Tls, TlsFailure};
 use crate::unreachable::Reports;
-use crate::{restart, transport};
+use crate::{paths, restart, transport};
 
 /// How long links may take to deliver what was sent when their endpoint closes. OTP gives all of
 /// distribution one second to stop; what takes longer is killed, and would keep name and port.
@@ -99,6 +100,13 @@ pub trait Node: Send + Sync + 'static {
     /// This node stands with the relay `url` in another way now.
     fn relay(&self, url: &str, state: &State);
 
+    /// This relay stands with its peer `name`, a URL, in another way now.
+    fn peer(&self, _name: &str, _state: &PeerState) {}
+
+    /// The datagrams of the link with the node `name` take another path now: through the relay with
+    /// this URL, or straight to this address.
+    fn moved(&self, _name: &str, _relay: Option<&str>, _address: SocketAddr) {}
+
     /// So many datagrams came through relays, in the last seconds, that nobody who holds the cookie
     /// had sealed so.
     fn forged(&self, _count: u64) {}
@@ -130,6 +138,8 @@ pub(crate) struct Shared {
     boot_id: BootId,
     identity: Identity,
     tls: RwLock<Arc<Tls>>,
+    /// The certificate of the relay here, if it has one of its own. Locked while `tls` is renewed.
+    relay_certificate: Mutex<Option<KeyFiles>>,
     pub(crate) node: Arc<dyn Node>,
     pub(crate) keys: CookieKeys,
     pub(crate) strangers: Mutex<Strangers>,
@@ -154,7 +164,7 @@ impl Endpoint {
         let identity = Identity::of(config.home.as_deref()).map_err(failed)?;
         let boot_id = random().map_err(failed)?;
         let handshakes = Arc::default();
-        let tls = Tls::load(&config.certificates, &identity, &handshakes)?;
+        let tls = Tls::load(&config.certificates, None, &identity, &handshakes)?;
         let socket = bind(config)?;
         let quinn = quinn_endpoint(&identity, &tls, socket.clone()).map_err(failed)?;
         let shared = Arc::new(Shared {
@@ -166,6 +176,7 @@ impl Endpoint {
             boot_id,
             identity,
             tls: RwLock::new(Arc::new(tls)),
+            relay_certificate: Mutex::default(),
             node,
             keys: CookieKeys::default(),
             strangers: Mutex::default(),
@@ -182,12 +193,11 @@ impl Endpoint {
         });
         let (accepted, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(accept::run(shared.clone(), shared.quinn.clone(), Door::Own(accepted)));
-        tokio::spawn(cookies::prepare(shared.clone()));
+        tokio::spawn(cookies::prepare(shared.clone(), shared.closed.subscribe()));
+        tokio::spawn(paths::watch(Arc::downgrade(&shared)));
         let (socket, reports) = (shared.socket.clone(), shared.reports.clone());
         tokio::spawn(pass_reports(socket, reports, shared.closed.subscribe()));
-        if config.certificates != CertificateFiles::default() {
-            tokio::spawn(renewal::watch(Arc::downgrade(&shared), config.certificates.clone()));
-        }
+        tokio::spawn(renewal::watch(Arc::downgrade(&shared)));
         let bound = shared.socket.bound().port();
         let well_known = config.well_known_port.filter(|port| *port != bound);
         if let (Some(port), Some(registry)) = (well_known, &config.registry) {
@@ -203,7 +213,7 @@ impl Endpoint {
 
     /// The node's id: SHA-256 of the public key it shows (SubjectPublicKeyInfo, DER).
     pub fn node_id(&self) -> [u8; 32] {
-        self.shared.tls().credentials.node_id
+        self.shared.tls().credentials.own.node_id
     }
 
     /// Reads the certificates anew. Links that are open stay so; later ones, those that resume a
@@ -238,11 +248,7 @@ impl Endpoint {
 
     /// The established links.
     pub fn links(&self) -> Vec<LinkInfo> {
-        let mesh = self.shared.mesh();
-        let info = |link: &Arc<Link>| {
-            let relay = mesh.as_ref().and_then(|mesh| mesh.relay_of(&link.label()));
-            Some(LinkInfo { relay, ..link.info()? })
-        };
+        let info = |link: &Arc<Link>| self.shared.link_info(link);
         self.shared.open_links().iter().filter_map(info).collect()
     }
 
@@ -262,6 +268,9 @@ impl Endpoint {
         if let Some(former) = former {
             // Somebody else joined meanwhile.
             former.leave();
+        }
+        for link in self.shared.open_links() {
+            tokio::spawn(mesh.clone().attach_tunnel(link));
         }
         let joined = if keep {
             // Whoever goes on trying hears how the first attempts ended.
@@ -314,12 +323,15 @@ impl Endpoint {
     }
 
     /// Makes this endpoint a relay. One that it is already goes on with the nodes it has until
-    /// these come back to the new one.
+    /// these come back to the new one. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// A file that cannot be used.
     pub fn start_relay(&self, config: RelayConfig) -> Result<(), FileError> {
+        let (certificate, peers) = (config.certificate.clone(), config.peers.clone());
         let relay = Arc::new(RelayService::new(config)?);
+        self.shared.show_at_relay(certificate)?;
+        relay.begin(&self.shared, &peers);
         self.shared.socket.answers_stun.store(true, Relaxed);
         if let Some(former) = self.shared.relay.write().replace(relay) {
             former.hang_up();
@@ -343,14 +355,15 @@ impl Endpoint {
         Some(self.shared.relay()?.figures())
     }
 
-    /// Sends the datagrams of the peer first known at `label` along `path` from now on.
-    pub fn attach_path(&self, label: SocketAddr, path: SocketAddr) {
-        self.shared.socket.attach(label, path);
+    /// How the relay here stands with its peers; none: it is no relay.
+    pub fn relay_peers(&self) -> Option<Vec<PeerInfo>> {
+        Some(self.shared.relay()?.peers())
     }
 
-    /// Lets the datagrams of `label` go there again.
-    pub fn detach_path(&self, label: SocketAddr) {
-        self.shared.socket.detach(label);
+    /// For measurements: links that come to be from now on do nothing to make up for the time that
+    /// their path was dead.
+    pub fn leave_paths_unrepaired(&self) {
+        self.shared.socket.paths.leave_unrepaired();
     }
 
     /// Counts of what the port received and refused.
@@ -442,7 +455,7 @@ impl Shared {
         if !name.is_empty() {
             return name;
         }
-        self.boot_id.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.boot_id)
     }
 
     /// The mesh that is joined.
@@ -470,7 +483,7 @@ impl Shared {
 
     fn relayed_links(&self) -> Vec<Arc<Link>> {
         let links = self.open_links().into_iter();
-        links.filter(|link| mesh::is_label(&link.label())).collect()
+        links.filter(|link| link.is_relayed()).collect()
     }
 
     /// Closes the links that go through relays, and returns when their goodbyes are said.
@@ -527,8 +540,31 @@ impl Shared {
 
     /// See [`Endpoint::renew_certificates`].
     pub(crate) fn renew(&self) -> Result<(), FileError> {
+        let relay = self.relay_certificate.lock();
+        self.read_certificates(relay.as_ref())
+    }
+
+    /// Shows this certificate to those who come to the relay here; none: the node's own.
+    fn show_at_relay(&self, certificate: Option<KeyFiles>) -> Result<(), FileError> {
+        let mut shown = self.relay_certificate.lock();
+        if *shown != certificate {
+            self.read_certificates(certificate.as_ref())?;
+            *shown = certificate;
+        }
+        Ok(())
+    }
+
+    /// The files that certificates and keys come from.
+    pub(crate) fn certificate_files(&self) -> Vec<PathBuf> {
+        let CertificateFiles { authorities, own } = &self.config.certificates;
+        let relay = self.relay_certificate.lock().clone();
+        let pairs = own.iter().chain(&relay).flat_map(|(certificate, key)| [certificate, key]);
+        authorities.iter().chain(pairs).cloned().collect()
+    }
+
+    fn read_certificates(&self, relay: Option<&KeyFiles>) -> Result<(), FileError> {
         let files = &self.config.certificates;
-        let tls = Tls::load(files, &self.identity, &self.handshakes).map_err(|failure| {
+        let tls = Tls::load(files, relay, &self.identity, &self.handshakes).map_err(|failure| {
             let file = files.own.iter().map(|(certificate, _)| certificate.clone()).next();
             match failure {
                 TlsFailure::File(error) => error,
@@ -538,10 +574,16 @@ impl Shared {
             }
         })?;
         let tls = Arc::new(tls);
-        *self.tls.write() = tls.clone();
+        let former = std::mem::replace(&mut *self.tls.write(), tls.clone());
         if !self.is_closing() {
             self.quinn.set_server_config(Some(transport::server(&tls)));
             self.well_known.renew(&tls);
+        }
+        if former.relay_id() != tls.relay_id()
+            && let Some(relay) = self.relay()
+        {
+            // What nodes signed for the former key counts nowhere any more.
+            relay.part();
         }
         Ok(())
     }
@@ -596,7 +638,33 @@ impl Shared {
         if !link.peer().name.is_empty() {
             tokio::spawn(restart::watch(Arc::downgrade(self), Arc::downgrade(&link)));
         }
+        if let Some(mesh) = self.mesh() {
+            tokio::spawn(mesh.attach_tunnel(link.clone()));
+        }
         link
+    }
+
+    /// Finds out for every link whether what was sent arrives. True when all links are idle.
+    pub(crate) fn look_at_links(&self) -> bool {
+        let mut all_idle = true;
+        for link in self.open_links() {
+            all_idle &= link.look();
+            if link.has_moved()
+                && let Some(LinkInfo { node, relay, address, .. }) = self.link_info(&link)
+            {
+                self.node.moved(&node, relay.as_deref(), address);
+            }
+        }
+        all_idle
+    }
+
+    /// What is known of a link; none unless it is established and open.
+    fn link_info(&self, link: &Link) -> Option<LinkInfo> {
+        let relay = match link.path() {
+            Path::Relay(relay) => self.mesh().and_then(|mesh| mesh.url_of(relay)),
+            Path::Direct(_) => None,
+        };
+        Some(LinkInfo { relay, ..link.info()? })
     }
 
     fn open_links(&self) -> Vec<Arc<Link>> {
@@ -611,6 +679,11 @@ impl From<TlsFailure> for BindError {
             TlsFailure::Other(error) => failed(error),
         }
     }
+}
+
+/// Bytes as people write them.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn failed(error: impl std::fmt::Display) -> BindError {

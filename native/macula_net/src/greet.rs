@@ -7,7 +7,7 @@ use std::time::Duration;
 use macula_core::hello::{
     self, Acceptor, Asked, Dialler, Failure, Local, MAX_MESSAGE, Peer, Refusal, Step, Wanted,
 };
-use macula_core::keys::{self, CookieKey};
+use macula_core::keys::CookieKey;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::time::timeout;
 
@@ -15,7 +15,7 @@ use crate::certificate::CertificateFault;
 use crate::endpoint::Shared;
 use crate::framing::{self, NoMessage};
 use crate::registry;
-use crate::tls::shown;
+use crate::tls::{self, shown};
 
 /// The label of the keying material a hello is bound to (RFC 8446, 7.5; RFC 5705, 4).
 const EXPORTER: &[u8] = b"EXPORTER-macula-hello-v1";
@@ -185,10 +185,8 @@ pub(crate) async fn begin(greeted: &mut Greeted) -> Result<(), GreetError> {
 }
 
 fn local(connection: &Connection, node: &Shared, name: String) -> Result<Local, GreetError> {
-    let mut exporter = [0; keys::LEN];
-    connection
-        .export_keying_material(&mut exporter, EXPORTER, b"")
-        .map_err(|_| GreetError::Unable("TLS gave no keying material".into()))?;
+    let exporter = tls::exporter(connection, EXPORTER)
+        .ok_or_else(|| GreetError::Unable("TLS gave no keying material".into()))?;
     node.local(name, exporter).map_err(|error| GreetError::Unable(error.to_string()))
 }
 

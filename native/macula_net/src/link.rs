@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use macula_core::hello::Peer;
 use macula_core::path::liveness::{Liveness, Verdict};
+use macula_core::path::select::Path;
 use parking_lot::Mutex;
 use quinn::{Connection, ConnectionError, VarInt};
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use crate::greet::Greeted;
 use crate::mesh::is_label;
+use crate::paths::LinkPaths;
 use crate::queue::Queue;
 use crate::reader::{self, Command, Inbox, PacketWaiter, Window};
-use crate::socket::{MeshSocket, from_label};
-use crate::tls;
+use crate::socket::{MeshSocket, from_label, to_label};
 use crate::unreachable::Watch;
+use crate::{tls, transport};
 
 /// How long what was sent may take to be acknowledged when a link closes. A peer that is gone must
 /// not keep a closed link for longer.
@@ -135,6 +138,9 @@ pub struct Link {
     id: u64,
     peer: Peer,
     socket: Arc<MeshSocket>,
+    paths: Option<Arc<LinkPaths>>,
+    /// The path it was last known to take.
+    known: Mutex<Path>,
     state: Arc<LinkState>,
     commands: mpsc::UnboundedSender<Command>,
 }
@@ -207,7 +213,13 @@ impl Link {
         tokio::spawn(reader::run(state.clone(), receive, requests));
         tokio::spawn(write(state.clone(), send));
         tokio::spawn(supervise(state.clone(), reports));
-        Arc::new(Link { id, peer, socket, state, commands })
+        let paths = socket.enter(&state.connection);
+        if let Some(paths) = &paths {
+            tokio::spawn(leave(state.clone(), socket.clone(), paths.clone()));
+        }
+        let label = state.connection.remote_address();
+        let known = Mutex::new(paths.as_ref().map_or(Path::Direct(label), |paths| paths.current()));
+        Arc::new(Link { id, peer, socket, paths, known, state, commands })
     }
 
     /// A number no other link of this VM has.
@@ -222,15 +234,71 @@ impl Link {
 
     /// Where the peer's datagrams go.
     pub fn address(&self) -> SocketAddr {
-        let label = self.label();
-        let relay = self.socket.tunnels.relay_address(&label);
-        from_label(relay.unwrap_or_else(|| self.socket.path(label)))
+        let address = match self.path() {
+            Path::Direct(address) => address,
+            Path::Relay(relay) => self.socket.tunnels.relay_address(relay).unwrap_or(self.label()),
+        };
+        from_label(address)
+    }
+
+    /// How the peer's datagrams go.
+    pub(crate) fn path(&self) -> Path {
+        match (&self.paths, self.label()) {
+            (Some(paths), _) => paths.current(),
+            (None, label) if is_label(&label) => {
+                Path::Relay(self.socket.tunnels.relay_of(&label).unwrap_or(usize::MAX))
+            }
+            (None, label) => Path::Direct(label),
+        }
+    }
+
+    /// Whether relays are needed for it.
+    pub(crate) fn is_relayed(&self) -> bool {
+        is_label(&self.label()) || matches!(self.path(), Path::Relay(_))
     }
 
     /// Where to dial the peer again, in the same way.
     pub(crate) fn dialled(&self) -> SocketAddr {
-        let label = self.label();
-        if is_label(&label) { label } else { self.address() }
+        let tunnel = self.paths.as_ref().and_then(|paths| paths.tunnel());
+        match self.path() {
+            Path::Direct(address) => address,
+            Path::Relay(_) => tunnel.unwrap_or(self.label()),
+        }
+    }
+
+    /// The peer may be at this address as well.
+    pub fn offer(&self, address: SocketAddr) {
+        if let Some(paths) = &self.paths {
+            self.socket.carry_out(paths, paths.offer(Path::Direct(to_label(address))));
+        }
+    }
+
+    /// The peer can be reached through this tunnel as well.
+    pub(crate) fn attach_tunnel(&self, tunnel: SocketAddr) {
+        if let Some(paths) = &self.paths {
+            self.socket.attach_tunnel(paths, tunnel);
+        }
+    }
+
+    /// Whether it takes another path than when this was last asked.
+    pub(crate) fn has_moved(&self) -> bool {
+        let (Some(paths), mut known) = (&self.paths, self.known.lock()) else {
+            return false;
+        };
+        let path = paths.current();
+        std::mem::replace(&mut *known, path) != path
+    }
+
+    /// Finds out whether what was sent arrives, and takes another path if it does not. True when the
+    /// link is idle.
+    pub(crate) fn look(&self) -> bool {
+        let (Some(paths), None) = (&self.paths, self.state.reason.get()) else {
+            return true;
+        };
+        let stats = self.state.connection.stats();
+        let sent = transport::asking(&stats);
+        self.socket.carry_out(paths, paths.look(sent, stats.frame_rx.acks, stats.path.rtt));
+        paths.is_idle()
     }
 
     /// What quinn knows the peer by.
@@ -327,7 +395,7 @@ impl Link {
             return None;
         }
         let stats = self.state.connection.stats();
-        Some((stats.frame_tx.stream + stats.frame_tx.ping, stats.udp_rx.datagrams))
+        Some((transport::asking(&stats), stats.udp_rx.datagrams))
     }
 
     /// Ends the link: its peer has started again.
@@ -387,6 +455,14 @@ async fn write(state: Arc<LinkState>, mut stream: quinn::SendStream) {
     state.queue.clone().write_to(&mut stream, resume).await;
     let _ = tokio::time::timeout(DRAIN, stream.stopped()).await;
     state.connection.close(VarInt::from_u32(0), b"closed");
+}
+
+/// Forgets the paths of a link once its connection is closed, and its last words are said.
+async fn leave(state: Arc<LinkState>, socket: Arc<MeshSocket>, paths: Arc<LinkPaths>) {
+    state.connection.closed().await;
+    socket.paths.release(&paths);
+    sleep(DRAIN).await;
+    socket.paths.remove(&paths);
 }
 
 /// Watches a link until it ends, and tells its owner when nobody reads frames yet.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::certificate::{self, CertificateFiles, FileError, Term};
+use crate::certificate::{self, FileError, Term};
 use crate::endpoint::Shared;
 
 /// How often the files are looked at.
@@ -30,18 +30,22 @@ pub enum CertificateNews {
     Expired,
 }
 
-/// Watches the files until the endpoint is gone.
-pub(crate) async fn watch(shared: Weak<Shared>, files: CertificateFiles) {
-    let paths = paths(&files);
-    let mut seen = fingerprints(&paths);
+/// Watches the files until the endpoint is gone. Which ones they are changes with the relay.
+pub(crate) async fn watch(shared: Weak<Shared>) {
+    let mut paths = Vec::new();
+    let mut seen = Vec::new();
     let mut announced: Option<(bool, Instant)> = None;
     let mut changing = false;
     loop {
         let Some(endpoint) = shared.upgrade() else {
             return;
         };
+        let former = std::mem::replace(&mut paths, endpoint.certificate_files());
         let now = fingerprints(&paths);
-        if now != seen {
+        if paths != former {
+            // They were read just now.
+            seen = now;
+        } else if now != seen {
             // A key may follow its certificate a moment later: wait until they rest.
             (seen, changing) = (now, true);
         } else if changing {
@@ -66,7 +70,7 @@ async fn renew(shared: &Arc<Shared>) {
 }
 
 fn announce(shared: &Shared, announced: &mut Option<(bool, Instant)>) {
-    let Some(validity) = shared.tls().credentials.validity else {
+    let Some(validity) = shared.tls().validity() else {
         return;
     };
     let (expired, news) = match certificate::term(validity) {
@@ -79,11 +83,6 @@ fn announce(shared: &Shared, announced: &mut Option<(bool, Instant)>) {
         *announced = Some((expired, Instant::now()));
         shared.node.certificate(news);
     }
-}
-
-fn paths(files: &CertificateFiles) -> Vec<PathBuf> {
-    let own = files.own.iter().flat_map(|(certificate, key)| [certificate, key]);
-    files.authorities.iter().chain(own).cloned().collect()
 }
 
 /// What changes when a file is written anew or replaced, and where a link points elsewhere.

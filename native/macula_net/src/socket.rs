@@ -1,7 +1,7 @@
 //! The mesh socket: one UDP port under quinn, which decides per label where datagrams go.
 //!
-//! The addresses quinn sees are labels, always in IPv6 form; `macula_core::path::table` says which
-//! path a label takes. Datagrams that are not QUIC are told apart here and never reach quinn.
+//! The addresses quinn sees are labels, always in IPv6 form; `paths` knows which path a label's
+//! datagrams take at present. Datagrams that are not QUIC are told apart here and never reach quinn.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use macula_core::path::demux::{self, Kind};
+use macula_core::path::select::Path;
 use macula_core::path::stun;
-use macula_core::path::table::PathTable;
 use nix::errno::Errno;
 use parking_lot::RwLock;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
@@ -21,7 +21,8 @@ use tokio::io::Interest;
 
 use crate::answers::Answers;
 use crate::hops::{self, Hop};
-use crate::mesh::{Tunnels, is_label};
+use crate::mesh::{ANY_LEG, Tunnels, is_label};
+use crate::paths::{LinkPaths, Output, Paths};
 
 /// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
 /// The kernel may grant less (`net.core.rmem_max`).
@@ -39,7 +40,7 @@ pub struct Counters {
     pub receive_errors: AtomicU64,
     /// STUN messages: a relay answers the requests among them.
     pub stun: AtomicU64,
-    /// Sealed packets, which nothing here opens yet.
+    /// Sealed packets that are about no link here, or not genuine.
     pub sealed: AtomicU64,
     /// Neither QUIC nor anything of ours.
     pub unknown: AtomicU64,
@@ -54,7 +55,7 @@ pub(crate) struct MeshSocket {
     io: RwLock<Option<Arc<tokio::net::UdpSocket>>>,
     state: UdpSocketState,
     local: SocketAddr,
-    paths: RwLock<PathTable>,
+    pub(crate) paths: Paths,
     pub(crate) answers: Arc<Answers>,
     /// The labels whose datagrams go through relays.
     pub(crate) tunnels: Arc<Tunnels>,
@@ -81,7 +82,7 @@ impl MeshSocket {
             state: UdpSocketState::new((&socket).into())?,
             io: RwLock::new(Some(Arc::new(tokio::net::UdpSocket::from_std(socket)?))),
             local,
-            paths: RwLock::default(),
+            paths: Paths::default(),
             answers: Arc::default(),
             tunnels: Arc::default(),
             answers_stun: AtomicBool::new(false),
@@ -94,19 +95,142 @@ impl MeshSocket {
         self.local
     }
 
-    /// Sends the datagrams of `label` along `path` from now on.
-    pub(crate) fn attach(&self, label: SocketAddr, path: SocketAddr) {
-        self.paths.write().attach(to_label(label), to_label(path));
+    /// Takes up the paths of a link: the one `connection` goes by now, and the relays.
+    pub(crate) fn enter(&self, connection: &quinn::Connection) -> Option<Arc<LinkPaths>> {
+        let label = connection.remote_address();
+        let path = match is_label(&label) {
+            true => Path::Relay(self.tunnels.relay_of(&label).unwrap_or_default()),
+            false => Path::Direct(label),
+        };
+        let link = self.paths.insert(connection, path)?;
+        if self.tunnels.is_relay(&label) {
+            link.pin();
+        }
+        self.offer_relays(&link);
+        Some(link)
     }
 
-    /// Lets the datagrams of `label` go to itself again.
-    pub(crate) fn detach(&self, label: SocketAddr) {
-        self.paths.write().detach(to_label(label));
+    /// The peer of a link can be reached through this tunnel as well.
+    pub(crate) fn attach_tunnel(&self, link: &LinkPaths, tunnel: SocketAddr) {
+        if link.tunnel() == Some(tunnel) {
+            return;
+        }
+        link.set_tunnel(tunnel);
+        self.paths.alias(tunnel, link);
+        self.offer_relays(link);
     }
 
-    /// Where the datagrams of `label` go.
-    pub(crate) fn path(&self, label: SocketAddr) -> SocketAddr {
-        from_label(self.paths.read().path(label))
+    fn offer_relays(&self, link: &LinkPaths) {
+        if link.tunnel().is_some() {
+            for relay in self.tunnels.relays_up() {
+                self.carry_out(link, link.offer(Path::Relay(relay)));
+            }
+        }
+    }
+
+    /// There is an attachment to the relay with this number.
+    pub(crate) fn relay_up(&self, relay: usize, connection: quinn::Connection) {
+        self.paths.pin(&connection.remote_address());
+        self.tunnels.relay_up(relay, connection);
+    }
+
+    /// It takes datagrams from this node.
+    pub(crate) fn offer_relay(&self, relay: usize) {
+        for link in self.paths.all().iter().filter(|link| link.tunnel().is_some()) {
+            self.carry_out(link, link.offer(Path::Relay(relay)));
+        }
+    }
+
+    /// Has links go through other relays, if there are any.
+    pub(crate) fn spare_relay(&self, relay: usize) {
+        if self.tunnels.relays() > 1 {
+            for link in self.paths.all() {
+                self.carry_out(&link, link.withdraw(Path::Relay(relay)));
+            }
+        }
+    }
+
+    /// There is no attachment to it any more.
+    pub(crate) fn relay_down(&self, relay: usize) {
+        self.tunnels.relay_down(relay);
+        for link in self.paths.all() {
+            self.carry_out(&link, link.withdraw(Path::Relay(relay)));
+        }
+    }
+
+    /// A control packet came on `path`.
+    pub(crate) fn control(&self, path: Path, packet: &[u8]) {
+        let heard = self.paths.of_control(packet).and_then(|link| {
+            let outputs = link.control(path, packet)?;
+            Some((link, outputs))
+        });
+        let Some((link, outputs)) = heard else {
+            self.counters.sealed.fetch_add(1, Relaxed);
+            return;
+        };
+        if let Path::Direct(source) = path {
+            self.paths.alias(source, &link);
+        }
+        self.carry_out(&link, outputs);
+    }
+
+    /// Sends what was decided for a link. What cannot be sent right now is a lost datagram.
+    pub(crate) fn carry_out(&self, link: &LinkPaths, outputs: Vec<Output>) {
+        for output in outputs {
+            // The peer's leg may be too new to carry long ones, and what is repeated is to arrive.
+            let (path, contents) = match &output {
+                Output::Control(path, packet) => (*path, &packet[..]),
+                Output::Again(datagram) => (link.current(), &datagram[..]),
+            };
+            let transmit = Transmit {
+                destination: link.label(),
+                ecn: None,
+                contents,
+                segment_size: None,
+                src_ip: None,
+            };
+            let _ = self.send_by(link, path, &transmit, ANY_LEG);
+        }
+    }
+
+    fn send_by(
+        &self,
+        link: &LinkPaths,
+        path: Path,
+        transmit: &Transmit<'_>,
+        longest: usize,
+    ) -> io::Result<()> {
+        match path {
+            Path::Direct(path) => self.send_to(path, transmit),
+            Path::Relay(relay) => {
+                if let Some(tunnel) = link.tunnel() {
+                    self.tunnels.send_through(relay, &tunnel, transmit, longest);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn send_to(&self, path: SocketAddr, transmit: &Transmit<'_>) -> io::Result<()> {
+        let moved = path != to_label(transmit.destination);
+        let transmit = Transmit {
+            destination: if self.local.is_ipv4() { from_label(path) } else { path },
+            src_ip: transmit.src_ip.filter(|_| !moved),
+            ..transmit.clone()
+        };
+        hops::pass(Hop::SocketOut);
+        let sent = match self.send(&transmit) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.send_again(&transmit),
+            sent => sent,
+        };
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(_) => {
+                self.counters.send_errors.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Gives the port back. From now on nothing is sent or received.
@@ -125,7 +249,7 @@ impl MeshSocket {
             match io.try_io(Interest::ERROR, || crate::unreachable::next_report(&io)) {
                 Ok(Some(path)) => {
                     self.counters.unreachable.fetch_add(1, Relaxed);
-                    return Ok(self.paths.read().label(to_label(path)));
+                    return Ok(self.paths.label(to_label(path)));
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -152,16 +276,15 @@ impl MeshSocket {
     /// Counts and blanks what is not QUIC in a received buffer, which may hold several datagrams.
     fn take_foreign(&self, buffer: &mut [u8], meta: &RecvMeta) {
         for datagram in buffer.chunks_mut(meta.stride.max(1)) {
-            let counter = match demux::classify(datagram) {
+            match demux::classify(datagram) {
                 Kind::Quic => continue,
                 Kind::Stun => {
                     self.answer_stun(datagram, meta);
-                    &self.counters.stun
+                    self.counters.stun.fetch_add(1, Relaxed);
                 }
-                Kind::Sealed => &self.counters.sealed,
-                Kind::Unknown => &self.counters.unknown,
-            };
-            counter.fetch_add(1, Relaxed);
+                Kind::Sealed => self.control(Path::Direct(to_label(meta.addr)), datagram),
+                Kind::Unknown => drop(self.counters.unknown.fetch_add(1, Relaxed)),
+            }
             if let Some(first) = datagram.first_mut() {
                 *first = demux::NOT_QUIC;
             }
@@ -185,25 +308,23 @@ impl MeshSocket {
     }
 
     fn received(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
-        let paths = self.paths.read();
-        for (buf, meta) in bufs.iter_mut().zip(metas) {
+        for (buf, meta) in bufs.iter_mut().zip(metas.iter_mut()) {
             self.take_foreign(&mut buf[..meta.len], meta);
             meta.addr = to_label(meta.addr);
             if is_label(&meta.addr) {
                 // Nobody's address: what comes from there was forged to look like a tunnel's.
                 self.counters.unknown.fetch_add(1, Relaxed);
                 (meta.len, meta.stride) = (0, 0);
-                continue;
             }
-            if !paths.is_empty() {
-                let label = paths.label(meta.addr);
-                if label != meta.addr {
-                    meta.addr = label;
-                    // quinn keeps the first one for good; on a moved path it would be wrong.
-                    meta.dst_ip = None;
-                }
-            }
-            self.answers.note(meta.addr);
+        }
+        self.relabel(bufs, metas);
+    }
+
+    /// Makes it all come from labels that quinn knows.
+    fn relabel(&self, bufs: &[IoSliceMut<'_>], metas: &mut [RecvMeta]) {
+        self.paths.relabel(metas.iter_mut().map(|meta| (&mut meta.addr, &mut meta.dst_ip)));
+        for (buf, meta) in bufs.iter().zip(metas) {
+            self.answers.note(meta.addr, &buf[..meta.len]);
         }
     }
 
@@ -215,7 +336,7 @@ impl MeshSocket {
         metas: &mut [RecvMeta],
     ) -> Option<usize> {
         let taken = self.tunnels.inbound.take(cx, bufs, metas)?;
-        metas.iter().take(taken).for_each(|meta| self.answers.note(meta.addr));
+        self.relabel(bufs, &mut metas[..taken]);
         Some(taken)
     }
 
@@ -255,37 +376,22 @@ impl MeshSocket {
 
 impl AsyncUdpSocket for MeshSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable(self))
+        Box::pin(Writable { socket: self, waiting: None })
     }
 
     /// Only a full socket is an error here: any other would end the connection's driver in quinn,
     /// while for QUIC a datagram that could not be sent is just a lost one.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let label = to_label(transmit.destination);
+        if let Some(link) = self.paths.of(&label) {
+            link.note(transmit);
+            return self.send_by(&link, link.current(), transmit, usize::MAX);
+        }
         if is_label(&label) {
             self.tunnels.send(&label, transmit);
             return Ok(());
         }
-        let path = self.paths.read().path(label);
-        let moved = path != label;
-        let transmit = Transmit {
-            destination: if self.local.is_ipv4() { from_label(path) } else { path },
-            src_ip: transmit.src_ip.filter(|_| !moved),
-            ..transmit.clone()
-        };
-        hops::pass(Hop::SocketOut);
-        let sent = match self.send(&transmit) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.send_again(&transmit),
-            sent => sent,
-        };
-        match sent {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            Err(_) => {
-                self.counters.send_errors.fetch_add(1, Relaxed);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
+        self.send_to(label, transmit)
     }
 
     fn poll_recv(
@@ -326,17 +432,35 @@ impl AsyncUdpSocket for MeshSocket {
     }
 }
 
-/// Tells quinn when the socket takes datagrams again.
-#[derive(Debug)]
-struct Writable(Arc<MeshSocket>);
+/// Tells a connection when the socket takes datagrams again. Each waits by itself: of those that
+/// poll the socket's readiness, tokio wakes the last one only.
+struct Writable {
+    socket: Arc<MeshSocket>,
+    waiting: Option<Waiting>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
 
 impl UdpPoller for Writable {
-    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &*self.0.io.read() {
-            Some(io) => io.poll_send_ready(cx),
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(io) = self.socket.io.read().clone() else {
             // Sending fails, which counts as a lost datagram.
-            None => Poll::Ready(Ok(())),
+            return Poll::Ready(Ok(()));
+        };
+        if self.waiting.is_none() && io.try_io(Interest::WRITABLE, || Ok(())).is_ok() {
+            return Poll::Ready(Ok(()));
         }
+        let waiting =
+            self.waiting.get_or_insert_with(|| Box::pin(async move { io.writable().await }));
+        let writable = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(writable)
+    }
+}
+
+impl std::fmt::Debug for Writable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writable")
     }
 }
 

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::admission;
+use macula_core::mesh::packet::HEADER;
+use macula_core::mesh::seal::OVERHEAD;
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::congestion::PathCubicConfig;
 use crate::identity::Identity;
 use crate::tls::Tls;
 
@@ -48,6 +52,9 @@ pub(crate) const RELAY_SILENCE: Duration = Duration::from_secs(8);
 /// header and seal (62). Larger ones would travel in two halves.
 const RELAYED_MTU: u16 = 1340;
 
+/// The largest of these as relays pass them on.
+pub(crate) const RELAYED: usize = RELAYED_MTU as usize + HEADER + OVERHEAD;
+
 /// The accepting side's parameters for links through a relay.
 pub(crate) fn relayed_server(tls: &Tls) -> quinn::ServerConfig {
     let mut server = server(tls);
@@ -69,9 +76,9 @@ fn relayed(mut transport: TransportConfig) -> TransportConfig {
     transport
 }
 
-/// The parameters of an attachment to a relay.
-pub(crate) fn attachment(tls: &Tls) -> quinn::ClientConfig {
-    let mut client = quinn::ClientConfig::new(tls.relay_client.clone());
+/// The parameters of an attachment to a relay, or of a peering with one.
+pub(crate) fn attachment(tls: &Arc<QuicClientConfig>) -> quinn::ClientConfig {
+    let mut client = quinn::ClientConfig::new(tls.clone());
     let mut transport = parameters(1);
     transport.max_idle_timeout(IdleTimeout::try_from(RELAY_SILENCE).ok());
     client.transport_config(Arc::new(transport));
@@ -98,6 +105,13 @@ pub(crate) fn client(tls: &Tls) -> quinn::ClientConfig {
 /// Lets a peer that is a stranger no more send at full rate.
 pub fn admit(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(2 * STREAM_WINDOW));
+}
+
+/// Counts what a connection has sent that asks for an acknowledgement. Of what QUIC sends when none
+/// comes much is IMMEDIATE_ACK alone (draft-ietf-quic-ack-frequency).
+pub(crate) fn asking(stats: &quinn::ConnectionStats) -> u64 {
+    let sent = &stats.frame_tx;
+    sent.stream + sent.datagram + sent.ping + sent.immediate_ack
 }
 
 /// The port's parameters.
@@ -127,6 +141,7 @@ pub fn parameters(streams: u32) -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(STRANGER_WINDOW.into())
         .send_window(SEND_WINDOW)
+        .congestion_controller_factory(Arc::new(PathCubicConfig::default()))
         .ack_frequency_config(Some(acks));
     transport
 }

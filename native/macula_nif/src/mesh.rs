@@ -34,20 +34,13 @@ struct Options<'a> {
 
 impl Options<'_> {
     fn config(&self) -> NifResult<MeshConfig> {
-        let relay = |(text, host, port): &(Term<'_>, Term<'_>, Term<'_>)| {
-            Ok(RelayUrl {
-                text: text.decode::<Text>()?.0,
-                host: host.decode::<Text>()?.0,
-                port: port.decode::<Exact<u16>>()?.0,
-            })
-        };
         let authorities: Given<File> = self.authorities.decode()?;
         let own: Given<(File, File)> = self.certificate.decode()?;
         Ok(MeshConfig {
-            relays: self.relays.iter().map(relay).collect::<NifResult<_>>()?,
+            relays: self.relays.iter().map(relay_url).collect::<NifResult<_>>()?,
             realm: self.realm.decode::<Text>()?.0,
             identity: self.identity.decode::<Given<Text>>()?.0.map(|text| text.0),
-            token: self.token.decode::<Binary<'_>>()?.to_vec(),
+            token: self.token.decode::<Binary<'_>>()?.to_vec().into(),
             verify: self.verify,
             certificates: CertificateFiles {
                 authorities: authorities.0.map(|file| file.0),
@@ -57,6 +50,17 @@ impl Options<'_> {
             keep: self.keep,
         })
     }
+}
+
+/// The whole of a relay's URL, its host and its port.
+pub(crate) fn relay_url(
+    (text, host, port): &(Term<'_>, Term<'_>, Term<'_>),
+) -> NifResult<RelayUrl> {
+    Ok(RelayUrl {
+        text: text.decode::<Text>()?.0,
+        host: host.decode::<Text>()?.0,
+        port: port.decode::<Exact<u16>>()?.0,
+    })
 }
 
 /// The caller gets `{macula_mesh, Id, Result}`.
@@ -208,7 +212,7 @@ pub(crate) fn relay_state<'a>(env: Env<'a>, state: &State) -> Term<'a> {
     }
 }
 
-fn relay_error<'a>(env: Env<'a>, why: &RelayError) -> Term<'a> {
+pub(crate) fn relay_error<'a>(env: Env<'a>, why: &RelayError) -> Term<'a> {
     let text = |tag: rustler::Atom, text: &str| (tag, binary(env, text.as_bytes())).encode(env);
     match why {
         RelayError::Trying => atoms::trying().encode(env),
@@ -237,6 +241,7 @@ fn refusal_atom(refusal: Refusal) -> rustler::Atom {
         Refusal::Full => atoms::full(),
         Refusal::Proof => atoms::proof(),
         Refusal::Replaced => atoms::replaced(),
+        Refusal::Itself => atoms::itself(),
         Refusal::Other(_) => atoms::later_version(),
     }
 }

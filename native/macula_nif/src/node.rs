@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use macula_net::{CertificateNews, Cookie, Incident, Node, State};
+use macula_net::{CertificateNews, Cookie, Incident, Node, PeerState, State};
 use parking_lot::Mutex;
 use rustler::{Encoder, LocalPid};
 use tokio::sync::oneshot;
 
 use crate::atoms;
 use crate::mesh::relay_state;
+use crate::relay::peer_state;
 use crate::runtime::post;
 use crate::term::{Address, binary, file_error, incident};
 
@@ -97,6 +98,26 @@ impl Node for NodeProcess {
         post(self.pid, move |env| {
             (atoms::macula_relay(), binary(env, url.as_bytes()), relay_state(env, &state))
                 .encode(env)
+        });
+    }
+
+    fn peer(&self, name: &str, state: &PeerState) {
+        let (name, state) = (name.to_owned(), state.clone());
+        post(self.pid, move |env| {
+            let state = peer_state(env, &state, false);
+            (atoms::macula_peer(), binary(env, name.as_bytes()), state).encode(env)
+        });
+    }
+
+    fn moved(&self, name: &str, relay: Option<&str>, address: SocketAddr) {
+        let (name, relay) = (name.to_owned(), relay.map(str::to_owned));
+        post(self.pid, move |env| {
+            let name = binary(env, name.as_bytes());
+            let relay = match &relay {
+                Some(url) => binary(env, url.as_bytes()).encode(env),
+                None => rustler::types::atom::undefined().encode(env),
+            };
+            (atoms::macula_moved(), name, relay, Address(address)).encode(env)
         });
     }
 

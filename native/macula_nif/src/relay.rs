@@ -4,23 +4,27 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use macula_core::relay::limits::Limits;
-use macula_net::{RealmAccess, RelayConfig};
+use macula_net::{PeerInfo, PeerState, RealmAccess, RelayConfig};
 use rustler::{Binary, Encoder, Env, Error, NifMap, NifResult, ResourceArc, Term};
 
 use crate::atoms;
 use crate::endpoint::{EndpointResource, counts};
 use crate::measure::measured;
+use crate::mesh::{relay_error, relay_url};
 use crate::runtime;
-use crate::term::{File, Given, Text, error, file_error};
+use crate::term::{Address, File, Given, Text, binary, error, file_error};
 
 #[derive(NifMap)]
 struct Options<'a> {
+    certificate: Term<'a>,
     realms: Term<'a>,
+    nodes: Term<'a>,
     nodes_per_realm: Term<'a>,
     bytes_per_node: Term<'a>,
     datagrams_per_node: Term<'a>,
     bytes_per_realm: Term<'a>,
     datagrams_per_realm: Term<'a>,
+    peers: Vec<(Term<'a>, Term<'a>, Term<'a>)>,
 }
 
 impl Options<'_> {
@@ -33,10 +37,16 @@ impl Options<'_> {
             };
             realms.iter().map(realm).collect::<NifResult<HashMap<_, _>>>()
         });
-        let nodes = count(&self.nodes_per_realm)?;
+        let nodes = |term: &Term<'_>| {
+            let nodes = count(term)?;
+            Ok::<_, Error>(nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)))
+        };
+        let certificate: Given<(File, File)> = self.certificate.decode()?;
         Ok(RelayConfig {
+            certificate: certificate.0.map(|(certificate, key)| (certificate.0, key.0)),
             realms: realms.transpose()?,
-            nodes_per_realm: nodes.map(|nodes| usize::try_from(nodes).unwrap_or(usize::MAX)),
+            nodes: nodes(&self.nodes)?,
+            nodes_per_realm: nodes(&self.nodes_per_realm)?,
             per_node: Limits {
                 bytes: count(&self.bytes_per_node)?,
                 datagrams: count(&self.datagrams_per_node)?,
@@ -45,6 +55,7 @@ impl Options<'_> {
                 bytes: count(&self.bytes_per_realm)?,
                 datagrams: count(&self.datagrams_per_realm)?,
             },
+            peers: self.peers.iter().map(relay_url).collect::<NifResult<_>>()?,
         })
     }
 }
@@ -57,7 +68,7 @@ fn realm_access(term: Term<'_>) -> NifResult<RealmAccess> {
     let (kind, value): (rustler::Atom, Term<'_>) = term.decode()?;
     if kind == atoms::tokens() {
         let tokens: Vec<Binary<'_>> = value.decode()?;
-        return Ok(RealmAccess::Tokens(tokens.iter().map(|token| token.to_vec()).collect()));
+        return Ok(RealmAccess::Tokens(tokens.iter().map(|token| token.to_vec().into()).collect()));
     }
     Ok(RealmAccess::Authority(value.decode::<File>()?.0))
 }
@@ -71,6 +82,8 @@ fn relay_start<'a>(
 ) -> NifResult<Term<'a>> {
     measured!("relay_start", dirty);
     let options: Options<'a> = options.decode().map_err(|_| Error::BadArg)?;
+    // There is a runtime where there is an endpoint.
+    let _within = runtime::running().map(tokio::runtime::Handle::enter);
     Ok(match endpoint.endpoint.start_relay(options.config()?) {
         Ok(()) => atoms::ok().encode(env),
         Err(file) => error(env, file_error(env, &file)),
@@ -86,6 +99,33 @@ fn relay_stop(endpoint: ResourceArc<EndpointResource>, grace: u64) -> rustler::A
         runtime.spawn(async move { endpoint.stop_relay(Duration::from_millis(grace)).await });
     }
     atoms::ok()
+}
+
+/// The peers: `[{Name, {peered | called, Address} | {down, Reason}}]`.
+#[rustler::nif]
+fn relay_peers<'a>(env: Env<'a>, endpoint: ResourceArc<EndpointResource>) -> Term<'a> {
+    measured!("relay_peers", normal);
+    match endpoint.endpoint.relay_peers() {
+        None => atoms::undefined().encode(env),
+        Some(peers) => {
+            let row = |peer: &PeerInfo| {
+                let state = peer_state(env, &peer.state, peer.called);
+                (binary(env, peer.name.as_bytes()), state)
+            };
+            peers.iter().map(row).collect::<Vec<_>>().encode(env)
+        }
+    }
+}
+
+/// How a relay stands with a peer. `called`: it has called this one.
+pub(crate) fn peer_state<'a>(env: Env<'a>, state: &PeerState, called: bool) -> Term<'a> {
+    match state {
+        PeerState::Up { address } => {
+            let how = if called { atoms::called() } else { atoms::peered() };
+            (how, Address(*address)).encode(env)
+        }
+        PeerState::Down(why) => (atoms::down(), relay_error(env, why)).encode(env),
+    }
 }
 
 #[rustler::nif]

@@ -63,14 +63,18 @@ impl ClaimKey {
 
     /// Claims the tag in `realm` on the connection with this keying material (RFC 8446, 7.5).
     pub fn claim(&self, realm: &str, exporter: &[u8; LEN]) -> Claim {
-        let mut proof = [0; PROOF];
-        if let Some(pair) = &self.0 {
-            proof.copy_from_slice(pair.sign(&claimed(realm, exporter)).as_ref());
-        }
-        Claim { key: self.public(), proof }
+        Claim { key: self.public(), proof: self.sign(&claimed(realm, exporter)) }
     }
 
-    fn public(&self) -> [u8; LEN] {
+    pub(super) fn sign(&self, text: &[u8]) -> [u8; PROOF] {
+        let mut proof = [0; PROOF];
+        if let Some(pair) = &self.0 {
+            proof.copy_from_slice(pair.sign(text).as_ref());
+        }
+        proof
+    }
+
+    pub(super) fn public(&self) -> [u8; LEN] {
         let mut public = [0; LEN];
         if let Some(pair) = &self.0 {
             public.copy_from_slice(pair.public_key().as_ref());
@@ -82,10 +86,14 @@ impl ClaimKey {
 impl Claim {
     /// The tag claimed, if the proof holds in `realm` on the connection with this keying material.
     pub fn verify(&self, realm: &str, exporter: &[u8; LEN]) -> Option<Tag> {
-        let key = UnparsedPublicKey::new(&ED25519, &self.key);
-        key.verify(&claimed(realm, exporter), &self.proof).ok()?;
-        Some(Tag::of(&self.key))
+        signed(&self.key, &claimed(realm, exporter), &self.proof)
     }
+}
+
+/// The tag of the public claim key `key`, if `proof` is its signature of `text`.
+pub(super) fn signed(key: &[u8; LEN], text: &[u8], proof: &[u8; PROOF]) -> Option<Tag> {
+    UnparsedPublicKey::new(&ED25519, key).verify(text, proof).ok()?;
+    Some(Tag::of(key))
 }
 
 fn claimed(realm: &str, exporter: &[u8; LEN]) -> Vec<u8> {

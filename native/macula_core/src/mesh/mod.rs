@@ -4,7 +4,7 @@
 pub mod claim;
 pub mod key;
 pub mod packet;
-pub mod replay;
+pub mod record;
 pub mod retry;
 pub mod seal;
 pub mod split;

@@ -24,6 +24,11 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// have all their nodes coming back.
 const FIRST: Duration = Duration::from_millis(200);
 
+/// A pause that keeps nodes out of step, by a random number.
+pub fn jitter(dice: u32) -> Duration {
+    FIRST.mul_f64(f64::from(dice) / f64::from(u32::MAX))
+}
+
 /// The attempts at one relay since it was last there.
 #[derive(Debug, Default)]
 pub struct Retry {
@@ -34,12 +39,12 @@ impl Retry {
     /// The pause before the next attempt. `dice`: a random number, so that nodes do not come all
     /// at once. `urgent`: links wait for it, and it is never tried more slowly.
     pub fn pause(&mut self, pace: Pace, dice: u32, urgent: bool) -> Duration {
-        let dice = f64::from(dice) / f64::from(u32::MAX);
         let tried = self.tried;
         self.tried = tried.saturating_add(1);
         if tried == 0 {
-            return FIRST.mul_f64(dice);
+            return jitter(dice);
         }
+        let dice = f64::from(dice) / f64::from(u32::MAX);
         let pause = if tried <= pace.attempts || urgent {
             pace.interval
         } else {

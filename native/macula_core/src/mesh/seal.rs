@@ -14,7 +14,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::claim::{TAG, Tag};
 use super::key::{MeshKey, Session};
-use super::replay::ReplayWindow;
+use crate::replay::ReplayWindow;
 
 /// Bytes that sealing adds.
 pub const OVERHEAD: usize = NONCE + 1 + GCM_TAG;
@@ -200,11 +200,17 @@ impl Kind {
     }
 }
 
-/// Seals a short text under the directory's key with a random nonce: nodes of a cookie write so
-/// few that no nonce comes twice (NIST SP 800-38D, 8.2.2).
+/// A name is padded to a multiple of this: its length would tell a relay much of it.
+const BLOCK: usize = 64;
+
+/// What follows the name in its last block, before zeros (ISO/IEC 7816-4).
+const END: u8 = 0x80;
+
+/// Seals a name under the directory's key with a random nonce: nodes of a cookie write so few that
+/// no nonce comes twice (NIST SP 800-38D, 8.2.2).
 pub fn seal_name(key: &MeshKey, tag: &Tag, name: &str, nonce: [u8; NONCE]) -> Vec<u8> {
     let mut out = nonce.to_vec();
-    let mut text = name.as_bytes().to_vec();
+    let mut text = padded(name);
     let nonce = Nonce::assume_unique_for_key(nonce);
     if let Some(key) = aead(&*key.directory())
         && key.seal_in_place_append_tag(nonce, Aad::from(tag.0), &mut text).is_ok()
@@ -219,8 +225,20 @@ pub fn open_name(key: &MeshKey, tag: &Tag, sealed: &[u8]) -> Option<String> {
     let (nonce, text) = sealed.split_first_chunk::<NONCE>()?;
     let mut text = text.to_vec();
     let nonce = Nonce::assume_unique_for_key(*nonce);
-    let name = aead(&*key.directory())?.open_in_place(nonce, Aad::from(tag.0), &mut text).ok()?;
-    String::from_utf8(name.to_vec()).ok()
+    let padded = aead(&*key.directory())?.open_in_place(nonce, Aad::from(tag.0), &mut text).ok()?;
+    String::from_utf8(unpadded(padded)?.to_vec()).ok()
+}
+
+fn padded(name: &str) -> Vec<u8> {
+    let mut text = name.as_bytes().to_vec();
+    text.push(END);
+    text.resize(text.len().next_multiple_of(BLOCK), 0);
+    text
+}
+
+fn unpadded(text: &[u8]) -> Option<&[u8]> {
+    let last = text.iter().rposition(|byte| *byte != 0)?;
+    text.get(..last).filter(|_| text.get(last) == Some(&END))
 }
 
 fn aead(key: &[u8]) -> Option<LessSafeKey> {
@@ -239,6 +257,7 @@ fn both(from: &Tag, to: &Tag) -> [u8; 2 * TAG] {
 mod tests {
     use super::*;
     use crate::mesh::key::tests::KEY;
+    use crate::relay::message::MAX_SEALED;
     use proptest::prelude::*;
 
     fn pair() -> (Tag, Tag) {
@@ -296,6 +315,30 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever a name is, a relay keeps the whole of it and learns its length to a block.
+        #[test]
+        fn the_length_of_a_name_does_not_show(name in ".{0,255}", other in "[a-z]{0,63}") {
+            let (a, _) = pair();
+            let sealed = seal_name(&KEY, &a, &name, [3; NONCE]);
+            prop_assert_eq!(open_name(&KEY, &a, &sealed), Some(name));
+            prop_assert!(sealed.len() <= MAX_SEALED);
+            prop_assert_eq!((sealed.len() - NONCE - GCM_TAG) % BLOCK, 0);
+            let one_block = seal_name(&KEY, &a, &other, [3; NONCE]);
+            prop_assert_eq!(one_block.len(), NONCE + BLOCK + GCM_TAG);
+        }
+
+        /// What was sealed by somebody who pads in another way is no name.
+        #[test]
+        fn padding_is_strict(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            match unpadded(&text) {
+                Some(name) => {
+                    let zeros = text.len() - name.len() - 1;
+                    prop_assert_eq!([name, &[END], &vec![0; zeros][..]].concat(), text);
+                }
+                None => prop_assert!(text.iter().rfind(|byte| **byte != 0) != Some(&END)),
+            }
+        }
+
         /// Whatever a relay makes of something sealed, it is either the same or refused.
         #[test]
         fn nothing_changed_opens(

@@ -30,9 +30,37 @@ pub fn classify(datagram: &[u8]) -> Kind {
     }
 }
 
+/// Whether `datagram` can be a server's first answer in QUIC: a long header (RFC 9000, 17.2) of
+/// version 1, or one that names the versions it speaks.
+pub fn may_begin_quic(datagram: &[u8]) -> bool {
+    const VERSION_NEGOTIATION: u32 = 0;
+    const VERSION_1: u32 = 1;
+    let Some([first, version @ ..]) = datagram.first_chunk::<5>() else {
+        return false;
+    };
+    match u32::from_be_bytes(*version) {
+        // The other bits of the first byte can be anything then (17.2.1).
+        VERSION_NEGOTIATION => first & 0x80 != 0,
+        VERSION_1 => first & 0xc0 == 0xc0,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_quic_begins_as_quic() {
+        assert!(may_begin_quic(&[0xc3, 0, 0, 0, 1, 8]));
+        assert!(may_begin_quic(&[0xe9, 0, 0, 0, 0, 8]));
+        // A short header, another version, what is cut off, and what other protocols answer.
+        for other in [&[0x43, 0, 0, 0, 1][..], &[0xc3, 0, 0, 0, 2], &[0xc3, 0, 0, 0], &[]] {
+            assert!(!may_begin_quic(other), "{other:?}");
+        }
+        assert!(!may_begin_quic(b"HTTP/1.1 400 Bad Request"));
+        assert!(!may_begin_quic(&[0xc3, 0, 0x80, 0x01, 0, 0, 0, 0, 0, 0, 0, 0]));
+    }
 
     #[test]
     fn every_first_byte_has_one_kind() {

@@ -1,7 +1,9 @@
 //! Which way a datagram goes, and whether anybody is still there.
 
+pub mod control;
 pub mod demux;
 pub mod liveness;
+pub mod select;
 pub mod silence;
 pub mod stun;
 pub mod table;

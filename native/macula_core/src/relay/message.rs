@@ -4,24 +4,32 @@
 //! relay                                          node
 //!   OFFER     versions, features              →
 //!                                             ←  ATTACH   version, features, realm, token
-//!   ATTACHED  features, observed address      →           (or REFUSED reason)
+//!   ATTACHED  features, address, time         →           (or REFUSED reason)
 //!                                             ←  CLAIM    public key, proof, sealed name
+//!                                             ←  RECORD   the same, signed for other relays
 //!   HELD      tag                             →           (or TAKEN tag)
 //! ```
 //!
+//! A relay that wants to be a peer of this one says PEER instead of ATTACH, is answered PEERED, and
+//! both go on as [`super::between`] says.
+//!
 //! From then on: PING and PONG either way; further CLAIMs and RELEASEs; SLOWED when a limit
 //! holds the node back; RESTARTING before the relay goes; LIST, which the relay answers with an
-//! ENTRY for each node of the realm and LISTED. A claim's proof is bound to the connection by its
+//! ENTRY for each node of the realm and LISTED; RECORDs again and again, as they end, and at once
+//! when the relay says STALE: another one knows of a newer one. A claim's proof is bound to the connection by its
 //! keying material, so the relay sends no challenge.
 //!
 //! On the wire each message is a 2-byte big-endian length, a type byte and its fields. Types not
 //! known are skipped: later versions may say more.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::keys::LEN;
 use crate::mesh::claim::{Claim, PROOF, TAG, Tag};
+use crate::mesh::record::Record;
+use crate::secret::Secret;
 use crate::wire::{Reader, framed, put};
 
 /// The versions spoken, lowest and highest.
@@ -36,8 +44,8 @@ pub const MAX_REALM: usize = 255;
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 1024;
 
-/// Longest sealed name of the directory, in bytes: the longest node name, nonce and tag.
-pub const MAX_SEALED: usize = 1020 + 28;
+/// Longest sealed name of the directory, in bytes: the longest node name, padded, nonce and tag.
+pub const MAX_SEALED: usize = 1024 + 28;
 
 /// Opens the OFFER, so that something else is told apart at once.
 const MAGIC: [u8; 6] = *b"mrelay";
@@ -57,6 +65,10 @@ const RESTARTING: u8 = 12;
 const LIST: u8 = 13;
 const ENTRY: u8 = 14;
 const LISTED: u8 = 15;
+const PEER: u8 = 16;
+const PEERED: u8 = 17;
+const RECORD: u8 = 18;
+const STALE: u8 = 19;
 
 /// Why a relay refused an attachment or ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +89,13 @@ pub enum Refusal {
     Proof,
     /// Another attachment proved to be the same node's.
     Replaced,
+    /// The relay was called by itself.
+    Itself,
     /// A reason of a later version.
     Other(u8),
 }
 
-const REFUSALS: [Refusal; 8] = [
+const REFUSALS: [Refusal; 9] = [
     Refusal::Version,
     Refusal::Malformed,
     Refusal::UnknownRealm,
@@ -90,17 +104,18 @@ const REFUSALS: [Refusal; 8] = [
     Refusal::Full,
     Refusal::Proof,
     Refusal::Replaced,
+    Refusal::Itself,
 ];
 
 impl Refusal {
-    fn code(self) -> u8 {
+    pub(super) fn code(self) -> u8 {
         match self {
             Refusal::Other(code) => code,
             known => 1 + REFUSALS.iter().position(|refusal| *refusal == known).unwrap_or(0) as u8,
         }
     }
 
-    fn from_code(code: u8) -> Refusal {
+    pub(super) fn from_code(code: u8) -> Refusal {
         let known = usize::from(code).checked_sub(1).and_then(|at| REFUSALS.get(at));
         known.copied().unwrap_or(Refusal::Other(code))
     }
@@ -118,7 +133,7 @@ pub enum ToRelay {
         /// Its realm.
         realm: String,
         /// What lets it in, where the realm asks for that; else empty.
-        token: Vec<u8>,
+        token: Secret,
     },
     /// It wants to receive what is sent to a tag.
     Claim {
@@ -135,6 +150,15 @@ pub enum ToRelay {
     Pong(u64),
     /// The directory of the realm is wanted.
     List,
+    /// It is a relay, and wants to be a peer.
+    Peer {
+        /// The version it chose.
+        version: u8,
+        /// Optional parts it knows. None is assigned yet.
+        features: u64,
+    },
+    /// What it claims, for other relays.
+    Record(Record),
 }
 
 /// What a relay says.
@@ -153,6 +177,8 @@ pub enum ToNode {
         features: u64,
         /// Where the relay sees the node.
         observed: SocketAddr,
+        /// Milliseconds since 1970 by the relay's clock, which the node's records go by.
+        time: u64,
     },
     /// It is not, or is no more.
     Refused(Refusal),
@@ -177,6 +203,19 @@ pub enum ToNode {
     },
     /// The directory was told.
     Listed,
+    /// The relay is a peer now.
+    Peered {
+        /// The optional parts both know.
+        features: u64,
+    },
+    /// Another relay knows of a record of another node for the tag, which has this number: the
+    /// node's own record must have a higher one to count.
+    Stale {
+        /// Which tag.
+        tag: Tag,
+        /// The number.
+        newest: u64,
+    },
 }
 
 impl ToRelay {
@@ -198,6 +237,11 @@ impl ToRelay {
             ToRelay::Ping(token) => number(PING, *token),
             ToRelay::Pong(token) => number(PONG, *token),
             ToRelay::List => framed(LIST, |_| {}),
+            ToRelay::Peer { version, features } => framed(PEER, |out| {
+                out.push(*version);
+                out.extend_from_slice(&features.to_be_bytes());
+            }),
+            ToRelay::Record(record) => framed(RECORD, |out| put_record(out, record)),
         }
     }
 
@@ -213,7 +257,7 @@ impl ToRelay {
                     version: input.u8()?,
                     features: input.u64()?,
                     realm: input.text(MAX_REALM)?,
-                    token: input.counted(MAX_TOKEN)?.to_vec(),
+                    token: input.counted(MAX_TOKEN)?.to_vec().into(),
                 },
                 CLAIM => ToRelay::Claim {
                     claim: Claim { key: input.array::<LEN>()?, proof: input.array::<PROOF>()? },
@@ -223,6 +267,8 @@ impl ToRelay {
                 PING => ToRelay::Ping(input.u64()?),
                 PONG => ToRelay::Pong(input.u64()?),
                 LIST => ToRelay::List,
+                PEER => ToRelay::Peer { version: input.u8()?, features: input.u64()? },
+                RECORD => ToRelay::Record(record(input)?),
                 _ => return None,
             })
         })
@@ -238,9 +284,10 @@ impl ToNode {
                 out.extend_from_slice(&[*low, *high]);
                 out.extend_from_slice(&features.to_be_bytes());
             }),
-            ToNode::Attached { features, observed } => framed(ATTACHED, |out| {
+            ToNode::Attached { features, observed, time } => framed(ATTACHED, |out| {
                 out.extend_from_slice(&features.to_be_bytes());
                 put_address(out, *observed);
+                out.extend_from_slice(&time.to_be_bytes());
             }),
             ToNode::Refused(refusal) => framed(REFUSED, |out| out.push(refusal.code())),
             ToNode::Held(tag) => framed(HELD, |out| out.extend_from_slice(&tag.0)),
@@ -254,6 +301,11 @@ impl ToNode {
                 put(out, sealed, MAX_SEALED);
             }),
             ToNode::Listed => framed(LISTED, |_| {}),
+            ToNode::Peered { features } => number(PEERED, *features),
+            ToNode::Stale { tag, newest } => framed(STALE, |out| {
+                out.extend_from_slice(&tag.0);
+                out.extend_from_slice(&newest.to_be_bytes());
+            }),
         }
     }
 
@@ -269,7 +321,11 @@ impl ToNode {
                     let versions = (input.u8()?, input.u8()?);
                     ToNode::Offer { versions, features: input.u64()? }
                 }
-                ATTACHED => ToNode::Attached { features: input.u64()?, observed: address(input)? },
+                ATTACHED => ToNode::Attached {
+                    features: input.u64()?,
+                    observed: address(input)?,
+                    time: input.u64()?,
+                },
                 REFUSED => ToNode::Refused(Refusal::from_code(input.u8()?)),
                 HELD => ToNode::Held(tag(input)?),
                 TAKEN => ToNode::Taken(tag(input)?),
@@ -281,6 +337,8 @@ impl ToNode {
                     ToNode::Entry { tag: tag(input)?, sealed: input.counted(MAX_SEALED)?.into() }
                 }
                 LISTED => ToNode::Listed,
+                PEERED => ToNode::Peered { features: input.u64()? },
+                STALE => ToNode::Stale { tag: tag(input)?, newest: input.u64()? },
                 _ => return None,
             })
         })
@@ -292,18 +350,43 @@ fn decode<T>(
     message: &[u8],
     fields: impl FnOnce(u8, &mut Reader<'_>) -> Option<T>,
 ) -> Result<Option<T>, Refusal> {
+    decode_within(OFFER..=STALE, message, fields)
+}
+
+/// Reads a message whose types are `known`.
+pub(super) fn decode_within<T>(
+    known: RangeInclusive<u8>,
+    message: &[u8],
+    fields: impl FnOnce(u8, &mut Reader<'_>) -> Option<T>,
+) -> Result<Option<T>, Refusal> {
     let (kind, body) = message.split_first().ok_or(Refusal::Malformed)?;
-    if !(OFFER..=LISTED).contains(kind) {
+    if !known.contains(kind) {
         return Ok(None);
     }
     fields(*kind, &mut Reader(body)).map(Some).ok_or(Refusal::Malformed)
 }
 
-fn number(kind: u8, number: u64) -> Vec<u8> {
+pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
+    out.extend_from_slice(&record.key);
+    out.extend_from_slice(&record.sequence.to_be_bytes());
+    out.extend_from_slice(&record.expires.to_be_bytes());
+    out.extend_from_slice(&record.proof);
+}
+
+pub(super) fn record(input: &mut Reader<'_>) -> Option<Record> {
+    Some(Record {
+        key: input.array()?,
+        sequence: input.u64()?,
+        expires: input.u64()?,
+        proof: input.array()?,
+    })
+}
+
+pub(super) fn number(kind: u8, number: u64) -> Vec<u8> {
     framed(kind, |out| out.extend_from_slice(&number.to_be_bytes()))
 }
 
-fn tag(input: &mut Reader<'_>) -> Option<Tag> {
+pub(super) fn tag(input: &mut Reader<'_>) -> Option<Tag> {
     input.array::<TAG>().map(Tag)
 }
 
@@ -322,9 +405,19 @@ fn address(input: &mut Reader<'_>) -> Option<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    pub(crate) fn some_record() -> impl Strategy<Value = Record> {
+        (any::<[u8; LEN]>(), any::<u64>(), any::<u64>(), any::<[u8; LEN]>()).prop_map(
+            |(key, sequence, expires, half)| {
+                let mut proof = [0; PROOF];
+                proof[LEN..].copy_from_slice(&half);
+                Record { key, sequence, expires, proof }
+            },
+        )
+    }
 
     fn to_relay() -> impl Strategy<Value = ToRelay> {
         let bytes = |max| proptest::collection::vec(any::<u8>(), 0..max);
@@ -338,7 +431,7 @@ mod tests {
         prop_oneof![
             (any::<u8>(), any::<u64>(), "[a-z.é]{0,60}", bytes(MAX_TOKEN)).prop_map(
                 |(version, features, realm, token)| {
-                    ToRelay::Attach { version, features, realm, token }
+                    ToRelay::Attach { version, features, realm, token: token.into() }
                 }
             ),
             claim,
@@ -346,6 +439,9 @@ mod tests {
             any::<u64>().prop_map(ToRelay::Ping),
             any::<u64>().prop_map(ToRelay::Pong),
             Just(ToRelay::List),
+            (any::<u8>(), any::<u64>())
+                .prop_map(|(version, features)| ToRelay::Peer { version, features }),
+            some_record().prop_map(ToRelay::Record),
         ]
     }
 
@@ -357,8 +453,9 @@ mod tests {
             (any::<u8>(), any::<u8>(), any::<u64>()).prop_map(|(low, high, features)| {
                 ToNode::Offer { versions: (low, high), features }
             }),
-            (any::<u64>(), address())
-                .prop_map(|(features, observed)| ToNode::Attached { features, observed }),
+            (any::<u64>(), address(), any::<u64>()).prop_map(|(features, observed, time)| {
+                ToNode::Attached { features, observed, time }
+            }),
             (1u8..).prop_map(|code| ToNode::Refused(Refusal::from_code(code))),
             tag().prop_map(ToNode::Held),
             tag().prop_map(ToNode::Taken),
@@ -368,6 +465,8 @@ mod tests {
             (tag(), proptest::collection::vec(any::<u8>(), 0..MAX_SEALED))
                 .prop_map(|(tag, sealed)| ToNode::Entry { tag, sealed: sealed.into() }),
             Just(ToNode::Listed),
+            any::<u64>().prop_map(|features| ToNode::Peered { features }),
+            (tag(), any::<u64>()).prop_map(|(tag, newest)| ToNode::Stale { tag, newest }),
         ]
     }
 

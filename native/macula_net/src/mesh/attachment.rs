@@ -6,16 +6,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use macula_core::keys;
 use macula_core::mesh::claim::Tag;
 use macula_core::mesh::packet::Packet;
-use macula_core::mesh::retry::Retry;
+use macula_core::mesh::record;
+use macula_core::mesh::retry::{self, Retry};
+use macula_core::path::silence::Silence;
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay, VERSIONS};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, interval_at, sleep, timeout, timeout_at};
+use zeroize::Zeroizing;
 
 use super::{Mesh, RelayError, RelayUrl, State};
+use crate::answers::{Answer, NOT_IN_QUIC};
 use crate::certificate::CertificateFault;
 use crate::dial::{self, DialError};
 use crate::endpoint::Shared;
@@ -35,6 +38,13 @@ const ADDRESS: Duration = Duration::from_millis(1500);
 /// How long the last words of a refused connection may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether what was sent is acknowledged.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How long an attempt may take beside an attachment on which nothing is acknowledged: the pauses
+/// between QUIC's first packets grow, and a relay that is back must not wait for the next one.
+const INSIST: Duration = Duration::from_millis(1500);
+
 /// A directory: tags, and the sealed names of those who hold them.
 pub(super) type Entries = Vec<(Tag, Arc<[u8]>)>;
 
@@ -49,13 +59,35 @@ pub(super) enum Order {
 /// Attaches to the relay with this number, again and again.
 pub(super) async fn run(mesh: Arc<Mesh>, relay: usize, mut orders: mpsc::Receiver<Order>) {
     let mut retry = Retry::default();
+    let attachment = Attachment { mesh: &mesh, relay };
+    let mut next = None;
     loop {
-        let mut attachment = Attachment { mesh: &mesh, relay, retry: &mut retry };
-        let error = attachment.live(&mut orders).await;
-        mesh.tunnels.relay_down(relay);
+        let began = Instant::now();
+        let attached = match next.take() {
+            Some(attached) => Ok(attached),
+            None => attachment.attempt(ATTACH).await,
+        };
+        let error = match attached {
+            Ok(attached) => match attachment.live(attached, &mut orders).await {
+                Ended::Replaced(other) => {
+                    next = Some(other);
+                    continue;
+                }
+                Ended::Lost(error) => {
+                    // One that lets the node in and out again is not to be tried without a pause.
+                    if began.elapsed() >= mesh.config.pace.interval {
+                        retry.succeeded();
+                    }
+                    error
+                }
+            },
+            Err(error) => error,
+        };
+        mesh.relay_down(relay);
         mesh.set_state(relay, State::Down(error));
         let pause = retry.pause(mesh.config.pace, random(), mesh.has_links());
-        let over = Instant::now() + pause;
+        // The time of an attempt that nothing came of counts.
+        let over = (began + pause).max(Instant::now() + retry::jitter(random()));
         // Nobody waits for an answer from a relay that is away.
         while let Ok(order) = timeout_at(over, orders.recv()).await {
             if order.is_none() {
@@ -65,110 +97,118 @@ pub(super) async fn run(mesh: Arc<Mesh>, relay: usize, mut orders: mpsc::Receive
     }
 }
 
-fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     let mut bytes = [0; 4];
     // Without randomness nodes only come back more in step.
     let _ = getrandom::fill(&mut bytes);
     u32::from_be_bytes(bytes)
 }
 
+/// The time by the clock of a relay.
+struct RelayClock {
+    said: u64,
+    heard: Instant,
+}
+
+impl RelayClock {
+    fn now(&self) -> u64 {
+        self.said.saturating_add(self.heard.elapsed().as_millis() as u64)
+    }
+}
+
 struct Attachment<'a> {
     mesh: &'a Arc<Mesh>,
     relay: usize,
-    retry: &'a mut Retry,
+}
+
+/// A relay has taken this node.
+struct Attached {
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+    observed: SocketAddr,
+    clock: RelayClock,
+}
+
+/// How an attachment ends.
+enum Ended {
+    /// There is another one to the same relay, in its place.
+    Replaced(Attached),
+    /// For this reason.
+    Lost(RelayError),
 }
 
 impl Attachment<'_> {
-    /// Attaches and serves the attachment until it ends; gives the reason.
-    async fn live(&mut self, orders: &mut mpsc::Receiver<Order>) -> RelayError {
+    async fn attempt(&self, limit: Duration) -> Result<Attached, RelayError> {
         let Some(shared) = self.mesh.shared.upgrade() else {
-            return RelayError::Lost("the endpoint is closed".into());
+            return Err(RelayError::Lost("the endpoint is closed".into()));
         };
-        let attached = timeout(ATTACH, self.attach(&shared)).await;
-        drop(shared);
-        let (connection, send, receive, observed) = match attached {
-            Ok(Ok(attached)) => attached,
-            Ok(Err(error)) => return error,
-            Err(_) => return RelayError::Timeout,
-        };
-        let began = Instant::now();
+        timeout(limit, self.attach(&shared)).await.unwrap_or(Err(RelayError::Timeout))
+    }
+
+    /// Serves an attachment until it ends.
+    async fn live(&self, attached: Attached, orders: &mut mpsc::Receiver<Order>) -> Ended {
+        let Attached { connection, send, receive, observed, clock } = attached;
+        self.mesh.relay_up(self.relay, connection.clone());
         self.mesh.set_state(self.relay, State::Attached { observed });
-        self.mesh.tunnels.relay_up(self.relay, connection.clone());
         let datagrams = pass_datagrams(self.mesh.clone(), self.relay, connection.clone());
         let ended = tokio::select! {
-            error = self.converse(send, receive, orders) => error,
-            error = datagrams => error,
+            error = self.converse(&connection, send, receive, clock, orders) => Ended::Lost(error),
+            error = datagrams => Ended::Lost(error),
+            other = self.replace(&connection) => Ended::Replaced(other),
         };
         connection.close(0u32.into(), b"left");
-        // A relay that lets the node in and out again is not to be tried without a pause.
-        if began.elapsed() >= self.mesh.config.pace.interval {
-            self.retry.succeeded();
-        }
         ended
     }
 
-    async fn attach(
-        &self,
-        shared: &Arc<Shared>,
-    ) -> Result<(Connection, SendStream, RecvStream, SocketAddr), RelayError> {
-        let url = &self.mesh.config.relays[self.relay];
-        let connection = self.connect(shared, url).await?;
-        self.judge(&connection, url)?;
-        let (mut send, mut receive) =
-            connection.accept_bi().await.map_err(|error| lost(&connection, error))?;
-        let version = match read(&connection, &mut receive).await? {
-            Some(ToNode::Offer { versions: (low, high), .. }) => {
-                let version = high.min(VERSIONS.1);
-                if version < low.max(VERSIONS.0) {
-                    return Err(RelayError::Version(low, high));
-                }
-                version
+    /// Resolves when nothing is acknowledged any more, but the relay answers on a connection of its
+    /// own: this node's address has changed, as the relay sees it, or the relay has started anew, or
+    /// stood still for so long that QUIC hardly tries any more.
+    async fn replace(&self, connection: &Connection) -> Attached {
+        let (began, mut silence) = (Instant::now(), Silence::default());
+        let acknowledged = || connection.stats().frame_rx.acks;
+        loop {
+            sleep(LOOK).await;
+            let stats = connection.stats();
+            let sent = transport::asking(&stats);
+            if !silence.look(began.elapsed(), sent, stats.frame_rx.acks) {
+                continue;
             }
-            _ => return Err(RelayError::NotARelay("its first words cannot be read".into())),
-        };
+            while acknowledged() == stats.frame_rx.acks {
+                if let Ok(attached) = self.attempt(INSIST).await {
+                    return attached;
+                }
+                sleep(retry::jitter(random())).await;
+            }
+        }
+    }
+
+    async fn attach(&self, shared: &Arc<Shared>) -> Result<Attached, RelayError> {
+        let url = &self.mesh.config.relays[self.relay];
+        let config = transport::attachment(&self.mesh.tls().relay_client);
+        let dials = |answer: &_| self.mesh.dials(self.relay, answer);
+        let connection = connect(shared, &config, url, dials).await?;
+        self.judge(&connection, url)?;
+        let (mut send, mut receive) = open(&connection).await?;
+        let version = version(&connection, &mut receive).await?;
         let (realm, token) = (self.mesh.config.realm.clone(), self.mesh.config.token.clone());
         let attach = ToRelay::Attach { version, features: 0, realm, token };
-        send.write_all(&attach.encode()).await.map_err(|error| lost(&connection, error))?;
+        send.write_all(&Zeroizing::new(attach.encode()))
+            .await
+            .map_err(|error| lost(&connection, error))?;
         match read(&connection, &mut receive).await? {
-            Some(ToNode::Attached { observed, .. }) => Ok((connection, send, receive, observed)),
+            Some(ToNode::Attached { observed, time, .. }) => {
+                let clock = RelayClock { said: time, heard: Instant::now() };
+                Ok(Attached { connection, send, receive, observed, clock })
+            }
             Some(ToNode::Refused(refusal)) => Err(RelayError::Refused(refusal)),
             _ => Err(RelayError::NotARelay("its answer cannot be read".into())),
         }
     }
 
-    /// A connection to the relay at the first of its addresses that answers.
-    async fn connect(
-        &self,
-        shared: &Arc<Shared>,
-        url: &RelayUrl,
-    ) -> Result<Connection, RelayError> {
-        let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
-        let addresses: Vec<_> =
-            found.map_err(|error| RelayError::Name(error.to_string()))?.collect();
-        let mut last = RelayError::Name("no address".into());
-        for (n, address) in addresses.iter().enumerate() {
-            let alone = n + 1 == addresses.len();
-            let limit = if alone { ALONE } else { ADDRESS };
-            let config = transport::attachment(&self.mesh.tls());
-            let answer = shared.socket.answers.expect(crate::socket::to_label(*address));
-            match timeout(limit, dial::connect(shared, *address, config, &url.text)).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => last = error.into(),
-                Err(_) if answer.came() => {
-                    last = RelayError::NotARelay("something answers, but not in QUIC".into());
-                }
-                Err(_) => last = RelayError::Timeout,
-            }
-        }
-        Err(last)
-    }
-
     /// Whether the relay's certificate is one to trust.
     fn judge(&self, connection: &Connection, url: &RelayUrl) -> Result<(), RelayError> {
-        if tls::protocol(connection).as_deref() != Some(tls::RELAY) {
-            connection.close(0u32.into(), b"protocol");
-            return Err(RelayError::NotARelay("it speaks another protocol".into()));
-        }
+        is_relay(connection)?;
         if !self.mesh.config.verify {
             return Ok(());
         }
@@ -183,38 +223,59 @@ impl Attachment<'_> {
     /// Claims the node's tags and answers the relay and the node, until the attachment ends.
     async fn converse(
         &self,
+        connection: &Connection,
         mut send: SendStream,
         receive: RecvStream,
+        clock: RelayClock,
         orders: &mut mpsc::Receiver<Order>,
     ) -> RelayError {
-        let Some(connection) = self.mesh.tunnels.relay(self.relay) else {
-            return RelayError::Timeout;
-        };
-        let mut exporter = [0; keys::LEN];
-        if connection.export_keying_material(&mut exporter, relay::EXPORTER, b"").is_err() {
+        let Some(exporter) = tls::exporter(connection, relay::EXPORTER) else {
             return RelayError::Lost("TLS gave no keying material".into());
-        }
+        };
         let (sender, mut messages) = mpsc::channel(1);
         let reader = read_on(connection.clone(), receive, sender);
         tokio::pin!(reader);
-        let mut claimed: HashMap<Tag, ()> = HashMap::new();
+        let at = record::Attachment {
+            node: self.mesh.tls().credentials.own.node_id,
+            relay: tls::node_id(&tls::shown(connection)).unwrap_or(exporter),
+        };
+        // Of each tag that was claimed: the newest record elsewhere that the relay told of.
+        let mut claimed: HashMap<Tag, u64> = HashMap::new();
+        let mut renewal = interval_at(Instant::now() + record::RENEWAL, record::RENEWAL);
         let mut listing = Listing::default();
         loop {
-            let claims = self.mesh.claims(&exporter, |tag| claimed.insert(*tag, ()).is_none());
-            let released = claimed.extract_if(|tag, ()| !self.mesh.claims_tag(tag));
-            let released: Vec<_> = released.map(|(tag, ())| ToRelay::Release(tag)).collect();
+            let is_new = |tag: &Tag| claimed.insert(*tag, 0).is_none();
+            let claims = self.mesh.claims(&exporter, (&at, clock.now()), is_new);
+            let released = claimed.extract_if(|tag, _| !self.mesh.claims_tag(tag));
+            let released: Vec<_> = released.map(|(tag, _)| ToRelay::Release(tag)).collect();
             for message in released.iter().chain(&claims) {
                 if let Err(error) = send.write_all(&message.encode()).await {
-                    return lost(&connection, error);
+                    return lost(connection, error);
                 }
             }
             let answer = tokio::select! {
                 error = &mut reader => return error,
                 message = messages.recv() => match message {
                     Some(ToNode::Refused(refusal)) => return RelayError::Refused(refusal),
+                    Some(ToNode::Stale { tag, newest }) => {
+                        claimed.get_mut(&tag).and_then(|known| {
+                            *known = newest.max(*known);
+                            self.mesh.record(&tag, &at, clock.now(), *known)
+                        })
+                    }
                     Some(message) => self.answer(message, &mut listing),
                     None => continue,
                 },
+                _ = renewal.tick() => {
+                    for (tag, newest) in &claimed {
+                        let record = self.mesh.record(tag, &at, clock.now(), *newest);
+                        let record = record.map(|record| record.encode()).unwrap_or_default();
+                        if let Err(error) = send.write_all(&record).await {
+                            return lost(connection, error);
+                        }
+                    }
+                    None
+                }
                 order = orders.recv() => match order {
                     Some(Order::Claim) => None,
                     Some(Order::List(asker)) => listing.ask(asker),
@@ -224,7 +285,7 @@ impl Attachment<'_> {
             if let Some(answer) = answer
                 && let Err(error) = send.write_all(&answer.encode()).await
             {
-                return lost(&connection, error);
+                return lost(connection, error);
             }
         }
     }
@@ -237,9 +298,9 @@ impl Attachment<'_> {
             ToNode::Entry { tag, sealed } => listing.add(tag, sealed),
             ToNode::Listed => listing.finish(),
             ToNode::Slowed => self.mesh.tunnels.slowed(),
-            ToNode::Restarting => self.mesh.set_state(self.relay, State::Draining),
+            ToNode::Restarting => self.mesh.draining(self.relay),
             ToNode::Pong(_) | ToNode::Offer { .. } | ToNode::Attached { .. } => {}
-            ToNode::Refused(_) => {}
+            ToNode::Refused(_) | ToNode::Peered { .. } | ToNode::Stale { .. } => {}
         }
         None
     }
@@ -281,6 +342,62 @@ impl Listing {
     }
 }
 
+/// A connection to the relay at the first of its addresses that answers. `dials` is told of each.
+pub(crate) async fn connect(
+    shared: &Arc<Shared>,
+    config: &quinn::ClientConfig,
+    url: &RelayUrl,
+    dials: impl Fn(&Arc<Answer>),
+) -> Result<Connection, RelayError> {
+    let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
+    let addresses: Vec<_> = found.map_err(|error| RelayError::Name(error.to_string()))?.collect();
+    let mut last = RelayError::Name("no address".into());
+    for (n, address) in addresses.iter().enumerate() {
+        let alone = n + 1 == addresses.len();
+        let limit = if alone { ALONE } else { ADDRESS };
+        let answer = Arc::new(shared.socket.answers.expect(crate::socket::to_label(*address)));
+        dials(&answer);
+        match timeout(limit, dial::connect(shared, *address, config.clone(), &url.text)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => last = error.into(),
+            Err(_) if answer.came() => last = RelayError::NotARelay(NOT_IN_QUIC.into()),
+            Err(_) => last = RelayError::Timeout,
+        }
+    }
+    Err(last)
+}
+
+/// Whether a relay is at the other end.
+pub(crate) fn is_relay(connection: &Connection) -> Result<(), RelayError> {
+    if tls::protocol(connection).as_deref() != Some(tls::RELAY) {
+        connection.close(0u32.into(), b"protocol");
+        return Err(RelayError::NotARelay("it speaks another protocol".into()));
+    }
+    Ok(())
+}
+
+/// The stream that a relay opens.
+pub(crate) async fn open(connection: &Connection) -> Result<(SendStream, RecvStream), RelayError> {
+    connection.accept_bi().await.map_err(|error| lost(connection, error))
+}
+
+/// The version to speak, by the first words of a relay.
+pub(crate) async fn version(
+    connection: &Connection,
+    receive: &mut RecvStream,
+) -> Result<u8, RelayError> {
+    match read(connection, receive).await? {
+        Some(ToNode::Offer { versions: (low, high), .. }) => {
+            let version = high.min(VERSIONS.1);
+            if version < low.max(VERSIONS.0) {
+                return Err(RelayError::Version(low, high));
+            }
+            Ok(version)
+        }
+        _ => Err(RelayError::NotARelay("its first words cannot be read".into())),
+    }
+}
+
 /// Passes what comes through the relay to the tunnels, for as long as the connection lives.
 async fn pass_datagrams(mesh: Arc<Mesh>, relay: usize, connection: Connection) -> RelayError {
     loop {
@@ -316,7 +433,7 @@ async fn read_on(
     }
 }
 
-async fn read(
+pub(crate) async fn read(
     connection: &Connection,
     receive: &mut RecvStream,
 ) -> Result<Option<ToNode>, RelayError> {
@@ -336,7 +453,7 @@ async fn read(
 }
 
 /// Why the connection ended, if that tells more than `error`.
-fn lost(connection: &Connection, error: impl std::fmt::Display) -> RelayError {
+pub(crate) fn lost(connection: &Connection, error: impl std::fmt::Display) -> RelayError {
     match connection.close_reason() {
         Some(quinn::ConnectionError::ApplicationClosed(close)) => {
             if close.error_code == relay::NOT_A_RELAY {

@@ -1,7 +1,7 @@
 //! This node in a mesh: attached to relays, reachable through them by name, for those who share
 //! its cookie and realm.
 
-mod attachment;
+pub(crate) mod attachment;
 mod inbound;
 mod tunnels;
 
@@ -13,24 +13,30 @@ use std::time::Duration;
 use macula_core::keys::{self, LEN};
 use macula_core::mesh::claim::{ClaimKey, Tag};
 use macula_core::mesh::key::MeshKey;
+use macula_core::mesh::record::Attachment;
 use macula_core::mesh::retry::Pace;
 use macula_core::mesh::seal;
+use macula_core::path::select::Path;
 use macula_core::relay::message::{Refusal, ToRelay};
 use macula_core::relay::table::MAX_CLAIMS;
+use macula_core::secret::Secret;
 use parking_lot::Mutex;
+use quinn::Connection;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
+use crate::answers::{Answer, NOT_IN_QUIC};
 use crate::certificate::{CertificateFault, CertificateFiles};
 use crate::cookies::Cookie;
-use crate::endpoint::{BindError, Shared};
+use crate::endpoint::{BindError, Shared, hex};
+use crate::link::Link;
 use crate::tls::Tls;
 use attachment::Order;
 
 pub use tunnels::TunnelInfo;
-pub(crate) use tunnels::{Tunnels, is_label};
+pub(crate) use tunnels::{ANY_LEG, Tunnels, is_label};
 
 /// Orders that wait for an attachment. Whoever gives more waits.
 const ORDERS: usize = 16;
@@ -62,7 +68,7 @@ pub struct MeshConfig {
     /// A name under which other nodes find this one, beside its own.
     pub identity: Option<String>,
     /// What lets it in, where the realm asks for a token; else empty.
-    pub token: Vec<u8>,
+    pub token: Secret,
     /// Whether the relays' certificates must be of a trusted CA.
     pub verify: bool,
     /// Certificates for this.
@@ -185,6 +191,23 @@ pub(crate) struct Mesh {
 
 struct RelayState {
     state: State,
+    /// What came from the address that is dialled now, if one is.
+    dialled: Weak<Answer>,
+}
+
+impl RelayState {
+    /// Why this node is not attached, as far as an attempt that is under way can tell.
+    fn error(&self) -> Option<RelayError> {
+        let State::Down(error) = &self.state else {
+            return None;
+        };
+        let answer = self.dialled.upgrade().filter(|_| *error == RelayError::Trying);
+        Some(match answer {
+            Some(answer) if answer.is_foreign() => RelayError::NotARelay(NOT_IN_QUIC.into()),
+            Some(answer) if !answer.came() => RelayError::Timeout,
+            _ => error.clone(),
+        })
+    }
 }
 
 /// A tag this node claims.
@@ -279,11 +302,11 @@ impl Mesh {
         config: MeshConfig,
         cookie: Cookie,
     ) -> Result<Arc<Mesh>, JoinError> {
-        let tls = Tls::load(&config.certificates, shared.identity(), shared.handshakes());
+        let tls = Tls::load(&config.certificates, None, shared.identity(), shared.handshakes());
         let tls = tls.map_err(|failure| JoinError::Certificates(failure.into()))?;
         let (orders, inboxes): (Vec<_>, Vec<_>) =
             config.relays.iter().map(|_| mpsc::channel(ORDERS)).unzip();
-        let down = || RelayState { state: State::Down(RelayError::Trying) };
+        let down = || RelayState { state: State::Down(RelayError::Trying), dialled: Weak::new() };
         let mesh = Arc::new(Mesh {
             shared: Arc::downgrade(shared),
             relays: Mutex::new(config.relays.iter().map(|_| down()).collect()),
@@ -337,10 +360,43 @@ impl Mesh {
             .collect()
     }
 
-    /// The relay that the datagrams of a label go through.
-    pub(crate) fn relay_of(&self, label: &SocketAddr) -> Option<String> {
-        let relay = self.tunnels.relay_of(label)?;
+    /// The relay with this number.
+    pub(crate) fn url_of(&self, relay: usize) -> Option<String> {
         Some(self.config.relays.get(relay)?.text.clone())
+    }
+
+    /// Lets a link that is straight take the relays when it has to.
+    pub(crate) async fn attach_tunnel(self: Arc<Self>, link: Arc<Link>) {
+        let Some(shared) = self.shared.upgrade().filter(|_| !is_label(&link.label())) else {
+            return;
+        };
+        let (peer, own) = (link.peer(), shared.mesh_name());
+        // One that was yet to be named is in the mesh under its boot id.
+        let name = if peer.name.is_empty() { hex(&peer.boot_id) } else { peer.name.clone() };
+        let Ok(cookie) = shared.node.cookie(&peer.name).await else {
+            return;
+        };
+        drop(shared);
+        // Without a tunnel the link is what it was: a straight one.
+        if let Ok((own, key)) = self.claim_under(&cookie, &own).await
+            && let Ok(tunnel) = self.tunnels.between(own, key.tag(&name), &key)
+        {
+            link.attach_tunnel(tunnel.label);
+        }
+    }
+
+    /// The relay with this number takes datagrams from now on.
+    fn relay_up(&self, relay: usize, connection: Connection) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.relay_up(relay, connection);
+        }
+    }
+
+    /// It does not any more.
+    fn relay_down(&self, relay: usize) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.relay_down(relay);
+        }
     }
 
     /// The names in the realm's directory that this node can read.
@@ -459,27 +515,46 @@ impl Mesh {
         self.own.lock().iter().any(|own| own.tag == *tag)
     }
 
-    /// The claims to make on the connection with this keying material: of the tags that are new to
-    /// whoever asks.
-    fn claims(&self, exporter: &[u8; LEN], is_new: impl FnMut(&Tag) -> bool) -> Vec<ToRelay> {
+    /// The claims to make on the connection with this keying material, and the records of them: of
+    /// the tags that are new to whoever asks.
+    fn claims(
+        &self,
+        exporter: &[u8; LEN],
+        (at, now): (&Attachment, u64),
+        is_new: impl FnMut(&Tag) -> bool,
+    ) -> Vec<ToRelay> {
         let (own, mut is_new) = (self.own.lock(), is_new);
-        let claims = own.iter().filter(|own| is_new(&own.tag)).map(|own| {
+        let claims = own.iter().filter(|own| is_new(&own.tag)).flat_map(|own| {
             let mut nonce = [0; 12];
             // Without a nonce the name stays out of the directory.
             let sealed = match getrandom::fill(&mut nonce) {
                 Ok(()) => seal::seal_name(&own.key, &own.tag, &own.name, nonce),
                 Err(_) => Vec::new(),
             };
-            ToRelay::Claim { claim: own.claim.claim(&self.config.realm, exporter), sealed }
+            let realm = &self.config.realm;
+            let claim = ToRelay::Claim { claim: own.claim.claim(realm, exporter), sealed };
+            [claim, ToRelay::Record(own.claim.record(realm, at, now, 0))]
         });
         claims.collect()
+    }
+
+    /// What other relays are to know of a tag, at `now`: newer than what they know.
+    fn record(&self, tag: &Tag, at: &Attachment, now: u64, newest: u64) -> Option<ToRelay> {
+        let own = self.own.lock();
+        let own = own.iter().find(|own| own.tag == *tag)?;
+        Some(ToRelay::Record(own.claim.record(&self.config.realm, at, now, newest)))
     }
 
     /// Takes a datagram that came through a relay.
     fn received(&self, relay: usize, to: Tag, from: Tag, sealed: &[u8]) {
         let key = self.own.lock().iter().find(|own| own.tag == to).map(|own| own.key.clone());
         match key {
-            Some(key) => self.tunnels.received(relay, (to, from), &key, sealed),
+            Some(key) => {
+                let control = self.tunnels.received(relay, (to, from), &key, sealed);
+                if let (Some(control), Some(shared)) = (control, self.shared.upgrade()) {
+                    shared.socket.control(Path::Relay(relay), &control);
+                }
+            }
             None => self.tunnels.misdirected(),
         }
     }
@@ -497,6 +572,18 @@ impl Mesh {
             own.taken.remove(&relay);
             own.held.insert(relay);
         });
+        // Before, it would not have taken anything from this node.
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.offer_relay(relay);
+        }
+    }
+
+    /// A relay is about to go: links turn to others, if there are any.
+    fn draining(&self, relay: usize) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.socket.spare_relay(relay);
+        }
+        self.set_state(relay, State::Draining);
     }
 
     fn taken(&self, relay: usize, tag: Tag) {
@@ -511,6 +598,13 @@ impl Mesh {
             change(own);
         }
         self.changed();
+    }
+
+    /// An address of a relay is dialled, for as long as `answer` is kept.
+    fn dials(&self, relay: usize, answer: &Arc<Answer>) {
+        if let Some(known) = self.relays.lock().get_mut(relay) {
+            known.dialled = Arc::downgrade(answer);
+        }
     }
 
     fn set_state(&self, relay: usize, state: State) {
@@ -639,11 +733,7 @@ impl Mesh {
 
     fn errors(&self) -> Vec<(RelayUrl, RelayError)> {
         let relays = self.relays.lock();
-        let errors =
-            self.config.relays.iter().zip(&*relays).filter_map(|(url, relay)| match &relay.state {
-                State::Down(error) => Some((url.clone(), error.clone())),
-                _ => None,
-            });
-        errors.collect()
+        let urls = self.config.relays.iter();
+        urls.zip(&*relays).filter_map(|(url, relay)| Some((url.clone(), relay.error()?))).collect()
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::slice::Chunks;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use macula_core::mesh::key::{MeshKey, Session};
 use macula_core::mesh::packet::{self, HEADER};
 use macula_core::mesh::seal::{Kind, OVERHEAD, OpenError, Opener, Sealer};
 use macula_core::mesh::split::{self, Joiner, NUMBER};
+use macula_core::path::demux;
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
 use quinn::udp::Transmit;
@@ -37,6 +39,9 @@ const IDLE: Duration = Duration::from_secs(300);
 /// A peer that was not heard for this long is looked for through all relays again: the one it was
 /// heard through last may have stopped passing anything on.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// What every leg carries in one piece (RFC 9000, 14), less what is around it there and here.
+pub(crate) const ANY_LEG: usize = 1200 - 40 - HEADER - OVERHEAD;
 
 /// No relay: the peer was not heard yet.
 const UNKNOWN: usize = usize::MAX;
@@ -192,17 +197,18 @@ impl Tunnels {
         relays.values().any(|relay| relay.datagram_send_buffer_space() < empty)
     }
 
-    /// The connection to a relay that takes datagrams.
-    pub(super) fn relay(&self, relay: usize) -> Option<Connection> {
-        self.relays.read().get(&relay).cloned()
+    /// The numbers of the relays that take datagrams.
+    pub(crate) fn relays_up(&self) -> Vec<usize> {
+        self.relays.read().keys().copied().collect()
     }
 
-    /// Where the datagrams of `label` go, if it is the label of a tunnel.
-    pub(crate) fn relay_address(&self, label: &SocketAddr) -> Option<SocketAddr> {
-        if !is_label(label) {
-            return None;
-        }
-        let relay = self.relay_of(label)?;
+    /// Whether a relay is attached to at this label.
+    pub(crate) fn is_relay(&self, label: &SocketAddr) -> bool {
+        self.relays.read().values().any(|relay| relay.remote_address() == *label)
+    }
+
+    /// Where a relay is.
+    pub(crate) fn relay_address(&self, relay: usize) -> Option<SocketAddr> {
         Some(self.relays.read().get(&relay)?.remote_address())
     }
 
@@ -239,41 +245,64 @@ impl Tunnels {
         let Some(tunnel) = self.tunnels.read().by_label.get(label).cloned() else {
             return;
         };
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-        let datagrams = transmit.contents.chunks(size);
+        let datagrams = datagrams(transmit);
         let relays = self.relays.read();
         let heard = relays.get(&tunnel.relay.load(Relaxed));
         let sent = match heard.filter(|_| tunnel.heard.lock().elapsed() < QUIET) {
-            Some(relay) => tunnel.send(relay, datagrams.clone()),
+            Some(relay) => tunnel.send(relay, datagrams.clone(), usize::MAX),
             None => {
-                let sent = relays.values().map(|relay| tunnel.send(relay, datagrams.clone()));
+                let sent = relays.values();
+                let sent = sent.map(|relay| tunnel.send(relay, datagrams.clone(), usize::MAX));
                 sent.max().unwrap_or(0)
             }
         };
         self.counters.unsent.fetch_add((datagrams.len() - sent) as u64, Relaxed);
     }
 
-    /// Takes what came through a relay from `peer` for the own tag `own`.
+    /// Sends to a label through the relay with this number, nothing longer than `longest` in one
+    /// piece.
+    pub(crate) fn send_through(
+        &self,
+        relay: usize,
+        label: &SocketAddr,
+        transmit: &Transmit<'_>,
+        longest: usize,
+    ) {
+        let Some(tunnel) = self.tunnels.read().by_label.get(label).cloned() else {
+            return;
+        };
+        let datagrams = datagrams(transmit);
+        let relays = self.relays.read();
+        let sent = relays.get(&relay);
+        let sent = sent.map_or(0, |relay| tunnel.send(relay, datagrams.clone(), longest));
+        self.counters.unsent.fetch_add((datagrams.len() - sent) as u64, Relaxed);
+    }
+
+    /// Takes what came through a relay from `peer` for the own tag `own`. What is not QUIC's is
+    /// given back.
     pub(crate) fn received(
         &self,
         relay: usize,
         (own, peer): (Tag, Tag),
         key: &Arc<MeshKey>,
         sealed: &[u8],
-    ) {
+    ) -> Option<Vec<u8>> {
         let mut sealed = sealed.to_vec();
         let known = self.find(own, peer);
         let tunnel = match &known {
             Some(tunnel) => tunnel.clone(),
             None => match Tunnel::new(own, peer, key.clone()) {
                 Ok(tunnel) => Arc::new(tunnel),
-                Err(_) => return,
+                Err(_) => return None,
             },
         };
         let opened = tunnel.open(relay, &mut sealed);
         match opened {
             // Only what opens, and so comes from a holder of the cookie, makes a tunnel be kept.
             Ok(_) if known.is_none() && self.insert(tunnel.clone()).is_err() => {}
+            Ok(Some(datagram)) if demux::classify(&datagram) == demux::Kind::Sealed => {
+                return Some(datagram);
+            }
             Ok(Some(datagram)) => self.inbound.push(tunnel.label, datagram),
             Ok(None) => {}
             Err(OpenError::Replayed) => {
@@ -285,6 +314,7 @@ impl Tunnels {
                 self.counters.decrypt_failed.fetch_add(1, Relaxed);
             }
         }
+        None
     }
 
     /// Something came that is for no tunnel.
@@ -317,6 +347,11 @@ impl Tunnels {
     }
 }
 
+fn datagrams<'a>(transmit: &Transmit<'a>) -> Chunks<'a, u8> {
+    let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+    transmit.contents.chunks(size)
+}
+
 impl Tunnel {
     fn new(own: Tag, peer: Tag, key: Arc<MeshKey>) -> Result<Tunnel, &'static str> {
         let sending = Sending { sealer: sealer(&key, own, peer)?, number: 0 };
@@ -340,8 +375,14 @@ impl Tunnel {
     }
 
     /// Sends datagrams through a relay; gives how many it took.
-    fn send<'a>(&self, relay: &Connection, datagrams: impl Iterator<Item = &'a [u8]>) -> usize {
+    fn send<'a>(
+        &self,
+        relay: &Connection,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+        longest: usize,
+    ) -> usize {
         let room = relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD));
+        let room = room.map(|room| room.min(longest));
         let Some(room) = room else {
             return 0;
         };

@@ -6,30 +6,31 @@ use std::sync::Arc;
 
 use macula_net::{
     BindError, CertificateFault, CertificateFiles, CertificateNews, Cookie, DialError, Endpoint,
-    EndpointConfig, Incident, Node,
+    EndpointConfig, Incident, MeshConfig, Node, RelayConfig, RelayError,
 };
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use tokio::sync::oneshot;
 
+use crate::mesh::{at, join_error};
 use crate::support::*;
 
 /// A CA, whose files are removed at the end.
-struct Ca {
+pub struct Ca {
     directory: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// What is unusual about a certificate.
 #[derive(Clone, Copy, PartialEq)]
-enum Flaw {
+pub enum Flaw {
     None,
     Expired,
     NotYetValid,
 }
 
 impl Ca {
-    fn new(test: &str) -> Ca {
+    pub fn new(test: &str) -> Ca {
         let name = format!("macula-ca-{test}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&directory);
@@ -43,12 +44,12 @@ impl Ca {
         Ca { directory, issuer: Issuer::new(params, key) }
     }
 
-    fn trusted(&self) -> PathBuf {
+    pub fn trusted(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
 
     /// A certificate of this CA for `san`, in files called `file`.
-    fn issue(&self, file: &str, san: SanType, flaw: Flaw) -> (PathBuf, PathBuf) {
+    pub fn issue(&self, file: &str, san: SanType, flaw: Flaw) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.subject_alt_names = vec![san];
         match flaw {
@@ -80,7 +81,7 @@ impl Drop for Ca {
     }
 }
 
-fn host(name: &str) -> SanType {
+pub fn host(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())
 }
 
@@ -210,6 +211,42 @@ async fn sessions_are_resumed_until_the_certificates_are_renewed() {
     until("more news", || told.news.lock().len() == 2).await;
     assert_eq!(told.news.lock()[1], CertificateNews::Renewed);
     assert_eq!(reach(&a, &b).await, Err(DialError::Certificate(CertificateFault::WrongName)));
+}
+
+/// On one port, who comes to the relay sees another certificate than who comes to the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_on_the_port_of_a_node_has_a_certificate_of_its_own() {
+    let (nodes, relays) = (Ca::new("nodes"), Ca::new("relays"));
+    let (a, _) = node("a@localhost", nodes.files("a", host("localhost"), Flaw::None));
+    let (b, _) = node("b@localhost", nodes.files("b", host("localhost"), Flaw::None));
+    let here = || SanType::IpAddress([127, 0, 0, 1].into());
+    let certificate = Some(relays.issue("relay", here(), Flaw::None));
+    b.start_relay(RelayConfig { certificate, ..RelayConfig::default() }).unwrap();
+    let trusting = |ca: &Ca| {
+        let certificates = CertificateFiles { authorities: Some(ca.trusted()), own: None };
+        MeshConfig { verify: true, certificates, ..at(&[&b]) }
+    };
+    a.join_mesh(trusting(&relays), HANG).await.unwrap();
+    reach(&a, &b).await.unwrap();
+    let fault = |fault| RelayError::Certificate(fault);
+    let unknown = fault(CertificateFault::UnknownIssuer);
+    assert_eq!(join_error(&a, trusting(&nodes), HANG).await, unknown);
+    // A new one counts at once, and what was agreed under the former one is over.
+    relays.issue("relay", host("elsewhere"), Flaw::None);
+    b.renew_certificates().unwrap();
+    let wrong = fault(CertificateFault::WrongName);
+    assert_eq!(join_error(&a, trusting(&relays), HANG).await, wrong);
+    reach(&a, &b).await.unwrap();
+    // What cannot be used is named, and changes nothing.
+    let missing = relays.directory.join("missing.pem");
+    let certificate = Some((missing.clone(), missing.clone()));
+    let refused = b.start_relay(RelayConfig { certificate, ..RelayConfig::default() });
+    assert_eq!(refused.unwrap_err().file, missing);
+    assert_eq!(join_error(&a, trusting(&relays), HANG).await, wrong);
+    // Without one the relay shows what the node does.
+    b.start_relay(RelayConfig::default()).unwrap();
+    assert_eq!(join_error(&a, trusting(&nodes), HANG).await, wrong);
+    assert_eq!(join_error(&a, trusting(&relays), HANG).await, unknown);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

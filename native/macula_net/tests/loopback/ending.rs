@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use macula_net::{Closed, DialRequest, SendState};
+use macula_net::{CertificateNews, Closed, Cookie, DialRequest, Incident, Node, SendState, State};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::support::*;
 
@@ -144,6 +146,32 @@ async fn shutting_down_delivers_and_frees_the_port() {
     assert_eq!(dial(&b, &[place], "a2").await.unwrap().peer().name, "a2");
     assert!(soon("the end of accepting", a.accept()).await.is_none());
     assert!(dial(&a, &[b.address()], "b").await.is_err());
+}
+
+/// A node that opens an endpoint only to find that its name is taken: it closes at once, busy with
+/// that instead of answering, and on this one thread nothing of the endpoint has run before.
+#[tokio::test]
+async fn shutting_down_right_away_waits_for_nobody() {
+    let a = open_as("a", Mute::default());
+    soon("shutting down", a.shut_down()).await;
+}
+
+/// A node that gives no cookie, nor says that it has none.
+#[derive(Default)]
+struct Mute(Mutex<Vec<oneshot::Sender<Cookie>>>);
+
+impl Node for Mute {
+    fn cookie(&self, _name: &str) -> oneshot::Receiver<Cookie> {
+        let (asked, cookie) = oneshot::channel();
+        self.0.lock().push(asked);
+        cookie
+    }
+
+    fn refused(&self, _address: SocketAddr, _name: &str, _why: Incident) {}
+
+    fn certificate(&self, _news: CertificateNews) {}
+
+    fn relay(&self, _url: &str, _state: &State) {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

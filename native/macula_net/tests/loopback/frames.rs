@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use bytes::Bytes;
 use macula_core::dist::credit::{RECEIVE_WINDOW, SEND_HIGH};
-use macula_net::{Closed, DialRequest, SUITE, SendState};
+use macula_net::{DialRequest, SUITE, SendState};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -14,6 +14,7 @@ mod frames;
 mod mesh;
 mod mitm;
 mod paths;
+mod peers;
 mod restart;
 mod rogue;
 mod rogue_nodes;

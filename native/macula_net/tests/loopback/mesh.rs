@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use macula_core::mesh::retry::Pace;
 use macula_core::relay::message::Refusal;
+use macula_core::secret::Secret;
 use macula_net::{
     CertificateFiles, Cookie, DialError, DialRequest, Endpoint, JoinError, MeshConfig, RealmAccess,
     RelayConfig, RelayError, RelayUrl, State,
@@ -27,7 +28,7 @@ pub fn at(relays: &[&Endpoint]) -> MeshConfig {
         relays: urls.collect(),
         realm: "realm".into(),
         identity: None,
-        token: Vec::new(),
+        token: Secret::default(),
         verify: false,
         certificates: CertificateFiles::default(),
         pace: Pace { interval: Duration::from_millis(200), attempts: 15 },
@@ -66,6 +67,20 @@ pub async fn connect_through(a: &Endpoint, b: &Endpoint) -> (Side, Side) {
     connect_named((a, "a"), (b, "b")).await
 }
 
+/// A link from the node "a" to the node "b" through the mesh, over which much has gone both ways:
+/// where the one sends, and where it arrives.
+pub async fn talk_through(a: &Endpoint, b: &Endpoint) -> (Side, Reader) {
+    let (mut to_b, mut to_a) = connect_through(a, b).await;
+    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    let (small, large) = (bodies(500, 100), bodies(20, 500_000));
+    to_b.send(small.iter().map(|body| framed(body))).await;
+    assert!(at_b.frames(500).await == small);
+    let sending = to_a.send(large.iter().map(|body| framed(body)));
+    let ((), received) = tokio::join!(sending, at_a.frames(20));
+    assert!(received == large);
+    (to_b, at_b)
+}
+
 /// Both ends of a link through the mesh between nodes of these names.
 pub async fn connect_named(
     (from, name): (&Endpoint, &str),
@@ -91,14 +106,7 @@ async fn two_nodes_meet_through_a_relay() {
     let (relay, a, b) = (relay(), open("a"), open("b"));
     join(&a, &[&relay]).await;
     join(&b, &[&relay]).await;
-    let (mut to_b, mut to_a) = connect_through(&a, &b).await;
-    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
-    let (small, large) = (bodies(500, 100), bodies(20, 500_000));
-    to_b.send(small.iter().map(|body| framed(body))).await;
-    assert!(at_b.frames(500).await == small);
-    let sending = to_a.send(large.iter().map(|body| framed(body)));
-    let ((), received) = tokio::join!(sending, at_a.frames(20));
-    assert!(received == large);
+    let (mut to_b, mut at_b) = talk_through(&a, &b).await;
     let text = at(&[&relay]).relays[0].text.clone();
     let links = a.links();
     assert_eq!(links[0].relay.as_ref(), Some(&text));
@@ -176,6 +184,26 @@ async fn two_relays_are_better_than_one() {
     }
 }
 
+/// A straight link goes through the relay when its path is cut, and straight again when that heals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_straight_link_falls_back_to_the_relay() {
+    let (relay, a, b) = (relay(), open("a"), open("b"));
+    join(&a, &[&relay]).await;
+    join(&b, &[&relay]).await;
+    let straight = Forwarder::new(b.address(), Duration::ZERO).await;
+    let (mut to_b, mut to_a) = connect(&a, &b, straight.front).await;
+    let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
+    for cut in [false, true, false, true, false] {
+        straight.turn((!cut).then_some(b.address()));
+        to_b.send([framed(b"there")]).await;
+        assert_eq!(at_b.frames(1).await, [b"there".to_vec()]);
+        to_a.send([framed(b"back")]).await;
+        assert_eq!(at_a.frames(1).await, [b"back".to_vec()]);
+        let relayed = |node: &Endpoint| node.links()[0].relay.is_some();
+        until("both to agree", || relayed(&a) == cut && relayed(&b) == cut).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_directory_tells_names_to_those_who_share_the_cookie() {
     let (relay, a, b, c) = (relay(), open("a"), open("b"), open_as("c", Knows(b"another")));
@@ -206,7 +234,7 @@ async fn a_live_node_keeps_its_name_and_a_dead_one_is_succeeded() {
 async fn a_relay_says_why_it_refuses() {
     let (relay, a) = (open(""), open("a"));
     let realms = HashMap::from([
-        ("realm".to_string(), RealmAccess::Tokens(vec![b"sesame".to_vec()])),
+        ("realm".to_string(), RealmAccess::Tokens(vec![b"sesame".to_vec().into()])),
         ("open".to_string(), RealmAccess::Open),
     ]);
     relay.start_relay(RelayConfig { realms: Some(realms), ..RelayConfig::default() }).unwrap();
@@ -215,7 +243,8 @@ async fn a_relay_says_why_it_refuses() {
     assert_eq!(join_error(&a, config.clone(), HANG).await, refused(Refusal::Token));
     let other = MeshConfig { realm: "other".into(), ..config.clone() };
     assert_eq!(join_error(&a, other, HANG).await, refused(Refusal::UnknownRealm));
-    let right = MeshConfig { token: b"sesame".to_vec(), ..config.clone() };
+    let right = MeshConfig { token: b"sesame".to_vec().into(), ..config.clone() };
+    assert!(format!("{right:?}").contains("token: Secret(..)"));
     a.join_mesh(right, HANG).await.unwrap();
     a.join_mesh(MeshConfig { realm: "open".into(), ..config }, HANG).await.unwrap();
 }
@@ -235,12 +264,36 @@ async fn what_is_no_relay_is_told_by_kind() {
         RelayError::NotARelay(_) => {}
         other => panic!("{other:?}"),
     }
-    let (_silent, silent) = udp().await;
-    let why = join_error(&a, at_port(silent.port()), SHORT).await;
-    assert!(matches!(why, RelayError::Timeout | RelayError::Trying), "{why:?}");
     let unknown = MeshConfig { relays: vec![url("nowhere.invalid", 4433)], ..at(&[]) };
     let why = join_error(&a, unknown, SHORT).await;
     assert!(matches!(why, RelayError::Name(_) | RelayError::Trying), "{why:?}");
+}
+
+/// A join that may not take as long as an attempt says what is known when its time is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_has_little_time_tells_what_is_known() {
+    // The time of an attempt at an address is longer.
+    let little = Duration::from_secs(2);
+    let a = open("a");
+    let at_port = |port| MeshConfig { relays: vec![url("127.0.0.1", port)], ..at(&[]) };
+    let (_silent, silent) = udp().await;
+    assert_eq!(join_error(&a, at_port(silent.port()), little).await, RelayError::Timeout);
+    let (server, garbage) = udp().await;
+    let _serving = tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        while let Ok((_, from)) = server.recv_from(&mut buffer).await {
+            let _ = server.send_to(b"HTTP/1.1 400 Bad Request\r\n\r\n", from).await;
+        }
+    });
+    match join_error(&a, at_port(garbage.port()), little).await {
+        RelayError::NotARelay(_) => {}
+        other => panic!("{other:?}"),
+    }
+    // A relay far away is one: its first answer comes, and the rest does not come in time.
+    let relay = relay();
+    let far = Forwarder::new(relay.address(), Duration::from_millis(700)).await;
+    let why = join_error(&a, at_port(far.front.port()), little).await;
+    assert!(matches!(why, RelayError::Timeout | RelayError::Trying), "{why:?}");
 }
 
 /// A relay tells by STUN how it sees whoever asks; a node that is none says nothing.

@@ -213,7 +213,8 @@ impl State {
         let speaking = speak(send, outgoing);
         let listening = async {
             let Some(ToRelay::Attach { .. }) = self.hear(&mut receive).await else { return };
-            let attached = ToNode::Attached { features: u64::MAX, observed: observed() };
+            let attached =
+                ToNode::Attached { features: u64::MAX, observed: observed(), time: u64::MAX };
             let _ = says.send(attached.encode());
             let node = {
                 let mut nodes = self.nodes.lock();
@@ -379,7 +380,7 @@ impl Mischief {
         let mut nobodys = Tag([0; TAG]);
         nobodys.0.copy_from_slice(&self.noise(TAG));
         let number = self.random.up_to(u32::MAX).into();
-        let message = match self.random.up_to(10) {
+        let message = match self.random.up_to(12) {
             0 => ToNode::Held(nobodys),
             1 => ToNode::Held(tag),
             2 => ToNode::Taken(tag),
@@ -389,7 +390,9 @@ impl Mischief {
             6 => ToNode::Ping(number),
             7 => ToNode::Pong(number),
             8 => ToNode::Restarting,
-            9 => ToNode::Attached { features: number, observed: observed() },
+            9 => ToNode::Attached { features: number, observed: observed(), time: number },
+            10 => ToNode::Stale { tag, newest: number },
+            11 => ToNode::Peered { features: number },
             // Of a later version.
             _ => return vec![0, 2, 200, 1],
         };

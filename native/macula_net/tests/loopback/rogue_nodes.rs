@@ -10,6 +10,7 @@ use macula_core::mesh::key::MeshKey;
 use macula_core::mesh::packet;
 use macula_core::mesh::seal::{Kind, Sealer};
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
+use macula_core::secret::Secret;
 use macula_net::{Endpoint, TunnelInfo};
 use quinn::{Connection, RecvStream, SendStream};
 
@@ -100,7 +101,7 @@ fn client(change: impl FnOnce(&mut quinn::TransportConfig)) -> quinn::Endpoint {
 }
 
 fn attach() -> ToRelay {
-    ToRelay::Attach { version: 1, features: 0, realm: REALM.into(), token: Vec::new() }
+    ToRelay::Attach { version: 1, features: 0, realm: REALM.into(), token: Secret::default() }
 }
 
 fn mesh_key(cookie: &[u8]) -> MeshKey {

@@ -236,6 +236,8 @@ async fn endless_messages_are_borne() {
         ToNode::Ping(1).encode(),
         ToNode::Slowed.encode(),
         ToNode::Restarting.encode(),
+        ToNode::Peered { features: 0 }.encode(),
+        ToNode::Stale { tag: nobodys, newest: u64::MAX }.encode(),
     ];
     for message in messages {
         rogue.say(&message, 2_000_000 / message.len().max(100));
@@ -356,7 +358,7 @@ fn offer() -> Vec<u8> {
 }
 
 fn attached() -> Vec<u8> {
-    ToNode::Attached { features: 0, observed: observed() }.encode()
+    ToNode::Attached { features: 0, observed: observed(), time: 0 }.encode()
 }
 
 async fn message(receive: &mut RecvStream) -> Option<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! What the tests share: endpoints, both sides of a link, and a forwarder.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,7 +21,8 @@ pub use macula_net::Way;
 #[path = "../shared/foreign.rs"]
 mod foreign;
 pub use foreign::{
-    ALPN, RELAY_ALPN, client_config, curious_server_config, foreign_client, foreign_server,
+    ALPN, RELAY_ALPN, client_config, client_config_with_id, curious_server_config, foreign_client,
+    foreign_server,
 };
 
 /// What takes longer hangs.
@@ -326,63 +327,88 @@ pub async fn udp() -> (Arc<UdpSocket>, SocketAddr) {
 
 /// Forwards datagrams between `near` (whose address is learned) and `far`.
 pub struct Forwarder {
-    far: Arc<Mutex<Option<SocketAddr>>>,
+    ends: Arc<Ends>,
     /// Where the near side sends to.
     pub front: SocketAddr,
-    /// Where the far side sees the near side.
+    /// Where the far side saw the near side at first.
     pub back: SocketAddr,
-    _tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+struct Ends {
+    front: Arc<UdpSocket>,
+    /// The last one is in use.
+    backs: Mutex<Vec<Arc<UdpSocket>>>,
+    near: OnceLock<SocketAddr>,
+    far: Mutex<Option<SocketAddr>>,
+    delay: Duration,
 }
 
 impl Forwarder {
     /// A forwarder to `far` that holds each datagram back for `delay`.
     pub async fn new(far: SocketAddr, delay: Duration) -> Forwarder {
         let ((front, front_at), (back, back_at)) = (udp().await, udp().await);
-        let far = Arc::new(Mutex::new(Some(far)));
-        let near = Arc::new(std::sync::OnceLock::new());
+        let (backs, far) = (Mutex::new(vec![back.clone()]), Mutex::new(Some(far)));
+        let ends = Arc::new(Ends { front, backs, near: OnceLock::new(), far, delay });
         let mut tasks = JoinSet::new();
-        tasks.spawn({
-            let (front, back, near) = (front.clone(), back.clone(), near.clone());
-            let far = far.clone();
-            forward(front, back, delay, move |source| {
-                near.get_or_init(|| source);
-                *far.lock()
-            })
-        });
-        tasks.spawn({
-            let far = far.clone();
-            forward(back, front, delay, move |source| {
-                near.get().copied().filter(|_| *far.lock() == Some(source))
-            })
-        });
-        Forwarder { far, front: front_at, back: back_at, _tasks: tasks }
+        tasks.spawn(forth(ends.clone()));
+        tasks.spawn(ends.clone().back_from(back));
+        Forwarder { ends, front: front_at, back: back_at, tasks: Mutex::new(tasks) }
     }
 
     /// From now on this address, or nobody, is the far side.
     pub fn turn(&self, far: Option<SocketAddr>) {
-        *self.far.lock() = far;
+        *self.ends.far.lock() = far;
+    }
+
+    /// From now on the far side sees the near side at another address, as when a NAT has forgotten
+    /// it; nothing that is sent to the former one arrives.
+    pub async fn rebind(&self) -> SocketAddr {
+        let (back, back_at) = udp().await;
+        self.ends.backs.lock().push(back.clone());
+        self.tasks.lock().spawn(self.ends.clone().back_from(back));
+        back_at
     }
 }
 
-async fn forward(
-    from: Arc<UdpSocket>,
-    to: Arc<UdpSocket>,
-    delay: Duration,
-    target: impl Fn(SocketAddr) -> Option<SocketAddr>,
-) {
-    let mut buffer = vec![0; 65536];
-    loop {
-        // An ICMP report about an earlier datagram is no reason to stop.
-        let Ok((len, source)) = from.recv_from(&mut buffer).await else { continue };
-        let Some(target) = target(source) else { continue };
-        if delay.is_zero() {
-            let _ = to.send_to(&buffer[..len], target).await;
-            continue;
+impl Ends {
+    fn back(&self) -> Arc<UdpSocket> {
+        self.backs.lock().last().unwrap().clone()
+    }
+
+    async fn back_from(self: Arc<Self>, back: Arc<UdpSocket>) {
+        let mut buffer = vec![0; 65536];
+        loop {
+            // An ICMP report about an earlier datagram is no reason to stop.
+            let Ok((len, source)) = back.recv_from(&mut buffer).await else { continue };
+            let in_use = Arc::ptr_eq(&back, &self.back()) && *self.far.lock() == Some(source);
+            if let Some(near) = self.near.get().filter(|_| in_use) {
+                self.pass(self.front.clone(), &buffer[..len], *near).await;
+            }
         }
-        let (to, datagram) = (to.clone(), buffer[..len].to_vec());
+    }
+
+    async fn pass(&self, by: Arc<UdpSocket>, datagram: &[u8], to: SocketAddr) {
+        if self.delay.is_zero() {
+            let _ = by.send_to(datagram, to).await;
+            return;
+        }
+        let (delay, datagram) = (self.delay, datagram.to_vec());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            let _ = to.send_to(&datagram, target).await;
+            let _ = by.send_to(&datagram, to).await;
         });
+    }
+}
+
+async fn forth(ends: Arc<Ends>) {
+    let mut buffer = vec![0; 65536];
+    loop {
+        let Ok((len, source)) = ends.front.recv_from(&mut buffer).await else { continue };
+        ends.near.get_or_init(|| source);
+        let far = *ends.far.lock();
+        if let Some(far) = far {
+            ends.pass(ends.back(), &buffer[..len], far).await;
+        }
     }
 }

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The protocol of links, for foreign peers that pretend to speak it.
 pub const ALPN: &[u8] = b"macula-dist";
@@ -70,7 +72,14 @@ pub fn foreign_client() -> quinn::Endpoint {
 
 /// The parameters of a client that speaks the protocol `alpn`, with a key of its own.
 pub fn client_config(alpn: &[u8]) -> quinn::ClientConfig {
+    client_config_with_id(alpn).0
+}
+
+/// The same, and the hash of its key, by which relays know it.
+pub fn client_config_with_id(alpn: &[u8]) -> (quinn::ClientConfig, [u8; 32]) {
     let (certificate, key) = certificate();
+    let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
+    let id = digest(&SHA256, parsed.public_key().raw).as_ref().try_into().unwrap();
     let mut tls = rustls::ClientConfig::builder_with_provider(ring())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -79,7 +88,7 @@ pub fn client_config(alpn: &[u8]) -> quinn::ClientConfig {
         .with_client_auth_cert(vec![certificate], key)
         .unwrap();
     tls.alpn_protocols = vec![alpn.to_vec()];
-    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+    (quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap())), id)
 }
 
 /// Believes whatever the other side shows, and nothing is asked of a client that shows nothing.

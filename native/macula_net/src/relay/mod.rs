@@ -1,27 +1,37 @@
-//! A relay: nodes attach to it and reach each other through it by tag. It forwards what it cannot
-//! read; `macula_core::relay` decides where.
+//! A relay: nodes attach to it and reach each other through it by tag, and through its peers. It
+//! forwards what it cannot read; `macula_core::relay` decides where.
+
+mod peer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use macula_core::keys::LEN;
 use macula_core::mesh::packet;
+use macula_core::relay::between::Between;
+use macula_core::relay::held::Held;
 use macula_core::relay::limits::{Bucket, Limits};
-use macula_core::relay::message::{MAX_MESSAGE, ToNode, ToRelay};
-use macula_core::relay::table::{self, Access, Action, Forward, Id, Relay, Stranger, Token};
+use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
+use macula_core::relay::table::{self, Access, Action, Clock, Forward, Id, Relay, Stranger, Token};
+use macula_core::secret::Secret;
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::certificate::{Authorities, FileError};
+use crate::certificate::{Authorities, FileError, KeyFiles};
+use crate::endpoint::Shared;
 use crate::framing;
+use crate::mesh::RelayUrl;
 use crate::socket::from_label;
 use crate::{tls, transport};
+
+pub use peer::{PeerInfo, PeerState};
 
 /// The label of the keying material that claims are bound to (RFC 8446, 7.5).
 pub(crate) const EXPORTER: &[u8] = b"EXPORTER-macula-relay-v1";
@@ -40,8 +50,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// all its tags, and then has little to say. Each may cost the check of a signature.
 const MESSAGES: u64 = 200;
 
-/// How often to look whether a node may speak again.
+/// How often to look whether a node or a peer may speak again.
 const AGAIN: Duration = Duration::from_millis(10);
+
+/// How often it is looked what has ended.
+const EXPIRE: Duration = Duration::from_secs(1);
 
 /// Who may attach to a realm.
 #[derive(Clone, Debug)]
@@ -49,7 +62,7 @@ pub enum RealmAccess {
     /// Everybody.
     Open,
     /// Who shows one of these tokens.
-    Tokens(Vec<Vec<u8>>),
+    Tokens(Vec<Secret>),
     /// Who shows a certificate of the CAs in this PEM file.
     Authority(std::path::PathBuf),
 }
@@ -57,14 +70,20 @@ pub enum RealmAccess {
 /// How to run a relay.
 #[derive(Clone, Debug, Default)]
 pub struct RelayConfig {
+    /// What the relay shows; none: what the endpoint shows to nodes.
+    pub certificate: Option<KeyFiles>,
     /// The realms served; none: all, openly.
     pub realms: Option<HashMap<String, RealmAccess>>,
+    /// Nodes, at most.
+    pub nodes: Option<usize>,
     /// Nodes of a realm, at most.
     pub nodes_per_realm: Option<usize>,
     /// What a node may send.
     pub per_node: Limits,
     /// What the nodes of a realm may send together.
     pub per_realm: Limits,
+    /// The relays to call, and to call again, so that they are peers of this one.
+    pub peers: Vec<RelayUrl>,
 }
 
 /// What happened at a relay; datagrams, unless said otherwise.
@@ -82,21 +101,38 @@ pub(crate) struct Counters {
     pub(crate) invalid: AtomicU64,
     /// Dropped: too large for the way to the node.
     pub(crate) too_large: AtomicU64,
-    /// Attachments refused.
+    /// Held back for peers that did not answer.
+    pub(crate) held: AtomicU64,
+    /// Dropped of those: they were too many, or the peer was away for too long.
+    pub(crate) lost: AtomicU64,
+    /// Passed on to peers; counted among those forwarded, too.
+    pub(crate) to_peers: AtomicU64,
+    /// Passed on for peers.
+    pub(crate) from_peers: AtomicU64,
+    /// Attachments and peerings refused.
     pub(crate) refused: AtomicU64,
+    /// Peerings that broke.
+    pub(crate) peers_lost: AtomicU64,
+    /// Records of peers that did not count.
+    pub(crate) records_refused: AtomicU64,
 }
 
 /// The relay of an endpoint.
 pub(crate) struct RelayService {
     relay: Mutex<Relay>,
     attached: RwLock<HashMap<Id, Attached>>,
+    peers: peer::Table,
+    held: Mutex<Held<Bytes>>,
     authorities: HashMap<String, Authorities>,
     began: Instant,
     last_id: AtomicU64,
+    /// Connections, whatever they turn out to be.
+    connections: AtomicUsize,
+    tasks: Mutex<JoinSet<()>>,
     pub(crate) counters: Counters,
 }
 
-/// A connected node.
+/// An attached node.
 struct Attached {
     connection: Connection,
     messages: mpsc::Sender<Outgoing>,
@@ -133,6 +169,7 @@ impl RelayService {
         }
         let relay = Relay::new(table::Config {
             realms,
+            nodes: config.nodes,
             nodes_per_realm: config.nodes_per_realm,
             per_node: config.per_node,
             per_realm: config.per_realm,
@@ -140,22 +177,52 @@ impl RelayService {
         Ok(RelayService {
             relay: Mutex::new(relay),
             attached: RwLock::default(),
+            peers: peer::Table::new(&config.peers),
+            held: Mutex::default(),
             authorities,
             began: Instant::now(),
             last_id: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            tasks: Mutex::default(),
             counters: Counters::default(),
         })
     }
 
+    /// Calls the relays that are to be peers, and keeps the time. Must be called within a tokio
+    /// runtime.
+    pub(crate) fn begin(self: &Arc<Self>, shared: &Arc<Shared>, peers: &[RelayUrl]) {
+        let mut tasks = self.tasks.lock();
+        for (number, url) in peers.iter().enumerate() {
+            let (service, shared) = (Arc::downgrade(self), Arc::downgrade(shared));
+            tasks.spawn(peer::run(service, shared, number, url.clone()));
+        }
+        let service = Arc::downgrade(self);
+        tasks.spawn(async move {
+            while let Some(service) = service.upgrade() {
+                service.expire();
+                drop(service);
+                sleep(EXPIRE).await;
+            }
+        });
+    }
+
     /// Connections, attached or not.
     pub(crate) fn connections(&self) -> usize {
-        self.attached.read().len()
+        self.connections.load(Relaxed)
+    }
+
+    /// How the relay stands with its peers.
+    pub(crate) fn peers(&self) -> Vec<PeerInfo> {
+        self.peers.info()
     }
 
     /// What it did, and whom it serves.
     pub(crate) fn figures(&self) -> Vec<(&'static str, u64)> {
-        let Counters { forwarded, bytes, full, nobody, slowed, invalid, too_large, refused } =
+        let Counters { forwarded, bytes, full, nobody, slowed, invalid, too_large, .. } =
             &self.counters;
+        let Counters {
+            held, lost, to_peers, from_peers, refused, peers_lost, records_refused, ..
+        } = &self.counters;
         let counters = [
             ("forwarded", forwarded),
             ("bytes", bytes),
@@ -164,10 +231,19 @@ impl RelayService {
             ("dropped_slowed", slowed),
             ("dropped_invalid", invalid),
             ("dropped_too_large", too_large),
+            ("held", held),
+            ("dropped_lost", lost),
+            ("to_peers", to_peers),
+            ("from_peers", from_peers),
             ("refused", refused),
+            ("peers_lost", peers_lost),
+            ("records_refused", records_refused),
         ];
         let mut figures = counters.map(|(name, count)| (name, count.load(Relaxed))).to_vec();
-        figures.push(("nodes", self.relay.lock().nodes() as u64));
+        let relay = self.relay.lock();
+        let now =
+            [("nodes", relay.nodes()), ("peers", relay.peers()), ("records", relay.records())];
+        figures.extend(now.map(|(name, count)| (name, count as u64)));
         figures
     }
 
@@ -177,48 +253,82 @@ impl RelayService {
         self.carry_out(actions);
     }
 
-    /// Ends all attachments.
+    /// Ends all attachments and peerings.
     pub(crate) fn hang_up(&self) {
+        self.tasks.lock().abort_all();
+        self.part();
+    }
+
+    /// Ends all attachments and peerings that are; nodes and peers come back.
+    pub(crate) fn part(&self) {
         for (_, attached) in self.attached.write().drain() {
             attached.connection.close(VarInt::from_u32(0), b"stopped");
         }
+        self.peers.hang_up();
     }
 
-    /// Serves a connection until it ends. `welcome` is called once it is attached.
-    pub(crate) async fn serve(self: Arc<Self>, connection: Connection, welcome: impl FnOnce()) {
-        let id = self.last_id.fetch_add(1, Relaxed) + 1;
-        if self.talk(id, &connection, welcome).await.is_none() {
+    /// Serves a connection until it ends, to which this relay showed a key with the hash `own`.
+    /// `welcome` is called once it is attached, or a peer.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        connection: Connection,
+        own: [u8; LEN],
+        welcome: impl FnOnce(),
+    ) {
+        let _counted = Counted::new(&self.connections);
+        let id = self.new_id();
+        if self.talk(id, &connection, own, welcome).await.is_none() {
             self.counters.refused.fetch_add(1, Relaxed);
         }
-        self.relay.lock().gone(id);
+        let actions = self.relay.lock().gone(id);
         self.attached.write().remove(&id);
+        self.carry_out(actions);
         connection.close(VarInt::from_u32(0), b"ended");
     }
 
-    /// None: it was never attached.
+    fn new_id(&self) -> Id {
+        self.last_id.fetch_add(1, Relaxed) + 1
+    }
+
+    fn clock(&self) -> Clock {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { now: self.began.elapsed(), wall: wall.as_millis() as u64 }
+    }
+
+    /// None: it was never attached, nor a peer.
     async fn talk(
         self: &Arc<Self>,
         id: Id,
         connection: &Connection,
+        own: [u8; LEN],
         welcome: impl FnOnce(),
     ) -> Option<()> {
         let shown = tls::shown(connection);
-        let mut exporter = [0; LEN];
-        connection.export_keying_material(&mut exporter, EXPORTER, b"").ok()?;
+        let exporter = tls::exporter(connection, EXPORTER)?;
+        let stranger = Stranger {
+            node_id: tls::node_id(&shown).unwrap_or(exporter),
+            relay_id: own,
+            exporter,
+            address: from_label(connection.remote_address()),
+        };
         // A node need not let a relay open any stream.
-        let (send, mut receive) = timeout(PATIENCE, connection.open_bi()).await.ok()?.ok()?;
+        let (mut send, mut receive) = timeout(PATIENCE, connection.open_bi()).await.ok()?.ok()?;
+        let first = async {
+            send.write_all(&Relay::offer().encode()).await.ok()?;
+            framing::read(&mut receive, MAX_MESSAGE).await.ok()
+        };
+        let first = timeout(PATIENCE, first).await.ok()??;
+        let first = ToRelay::decode(&first);
+        if let Ok(Some(ToRelay::Peer { version, .. })) = first {
+            let streams = (send, receive);
+            return self.answer_peer(id, connection, stranger, version, streams, welcome).await;
+        }
         let (messages, outgoing) = mpsc::channel(WAITING);
         let attached = Attached { connection: connection.clone(), messages };
         self.attached.write().insert(id, attached);
         let writer = tokio::spawn(write(connection.clone(), send, outgoing));
-        let stranger = Stranger {
-            node_id: tls::node_id(&shown).unwrap_or(exporter),
-            exporter,
-            address: from_label(connection.remote_address()),
-        };
-        let offer = self.relay.lock().connected(id, stranger);
-        self.carry_out(offer);
-        let first = timeout(PATIENCE, self.read(id, &mut receive, &shown)).await.ok()??;
+        self.relay.lock().connected(id, stranger);
+        let first = self.take(id, first, &shown);
         let welcomed = matches!(first[..], [Action::Send(_, ToNode::Attached { .. })]);
         self.carry_out(first);
         if welcomed {
@@ -270,15 +380,26 @@ impl RelayService {
         shown: &[CertificateDer<'_>],
     ) -> Option<Vec<Action>> {
         let message = framing::read(receive, MAX_MESSAGE).await.ok()?;
-        let vouched = |realm: &str| {
-            self.authorities.get(realm).is_some_and(|authorities| authorities.judge(shown).is_ok())
-        };
-        let now = self.began.elapsed();
-        match ToRelay::decode(&message) {
-            Ok(Some(message)) => Some(self.relay.lock().receive(now, id, message, vouched)),
-            Ok(None) => Some(Vec::new()),
-            Err(_) => Some(self.relay.lock().malformed(id)),
+        Some(self.take(id, ToRelay::decode(&message), shown))
+    }
+
+    fn take(
+        &self,
+        id: Id,
+        message: Result<Option<ToRelay>, Refusal>,
+        shown: &[CertificateDer<'_>],
+    ) -> Vec<Action> {
+        let vouched = |realm: &str| self.vouches(realm, shown);
+        match message {
+            Ok(Some(message)) => self.relay.lock().receive(self.clock(), id, message, vouched),
+            Ok(None) => Vec::new(),
+            Err(_) => self.relay.lock().malformed(id),
         }
+    }
+
+    /// Whether the CA of a realm vouches for who has shown this chain.
+    fn vouches(&self, realm: &str, shown: &[CertificateDer<'_>]) -> bool {
+        self.authorities.get(realm).is_some_and(|authorities| authorities.judge(shown).is_ok())
     }
 
     async fn forward(&self, id: Id, connection: &Connection) {
@@ -286,6 +407,8 @@ impl RelayService {
             let decision = self.relay.lock().forward(self.began.elapsed(), id, &datagram);
             match decision {
                 Forward::To(holder) => self.pass_on(holder, datagram),
+                Forward::ToPeer(peer) => self.pass_on_to_peer(peer, datagram),
+                Forward::Hold(relay) => self.hold(relay, datagram),
                 Forward::Nobody(tag) => {
                     self.counters.nobody.fetch_add(1, Relaxed);
                     let answer = Bytes::copy_from_slice(&packet::nobody(&tag));
@@ -304,11 +427,28 @@ impl RelayService {
 
     fn pass_on(&self, holder: Id, datagram: Bytes) {
         let attached = self.attached.read();
-        let Some(Attached { connection, .. }) = attached.get(&holder) else {
-            return;
-        };
+        if let Some(Attached { connection, .. }) = attached.get(&holder) {
+            self.send(connection, datagram);
+        }
+    }
+
+    fn pass_on_to_peer(&self, peer: Id, datagram: Bytes) {
+        self.counters.to_peers.fetch_add(1, Relaxed);
+        if let Some(connection) = self.peers.connection(peer) {
+            self.send(&connection, datagram);
+        }
+    }
+
+    fn hold(&self, relay: [u8; LEN], datagram: Bytes) {
+        self.counters.held.fetch_add(1, Relaxed);
+        if self.held.lock().hold(self.began.elapsed(), relay, datagram) {
+            self.counters.lost.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn send(&self, connection: &Connection, datagram: Bytes) {
         let bytes = datagram.len();
-        // The oldest of the node's queue make room then; its newest are worth more.
+        // The oldest of the queue make room then; the newest are worth more.
         if connection.datagram_send_buffer_space() < bytes {
             self.counters.full.fetch_add(1, Relaxed);
         }
@@ -323,17 +463,28 @@ impl RelayService {
 
     /// Ends the trials that begin with these actions in time.
     fn watch_trials(self: &Arc<Self>, actions: &[Action]) {
-        let asks = |action: &Action| matches!(action, Action::Send(_, ToNode::Ping(_)));
+        let asks = |action: &Action| {
+            matches!(
+                action,
+                Action::Send(_, ToNode::Ping(_)) | Action::Tell(_, Between::Probe { .. })
+            )
+        };
         if !actions.iter().any(asks) {
             return;
         }
         let service = self.clone();
         tokio::spawn(async move {
             sleep(table::TRIAL).await;
-            let now = service.began.elapsed();
-            let actions = service.relay.lock().expire(now);
-            service.carry_out(actions);
+            service.expire();
         });
+    }
+
+    fn expire(&self) {
+        let now = self.began.elapsed();
+        let actions = self.relay.lock().expire(now);
+        self.carry_out(actions);
+        let stale = self.held.lock().expire(now);
+        self.counters.lost.fetch_add(stale as u64, Relaxed);
     }
 
     fn carry_out(&self, actions: Vec<Action>) {
@@ -341,6 +492,9 @@ impl RelayService {
             match action {
                 Action::Send(id, message) => self.say(id, Outgoing::Message(message)),
                 Action::Close(id, message) => self.say(id, Outgoing::Last(message)),
+                Action::Tell(id, message) => self.peers.tell(id, message),
+                Action::Part(id, refusal) => self.peers.tell(id, Between::Ended(refusal)),
+                Action::Wake(id) => self.peers.wake(id),
             }
         }
     }
@@ -351,6 +505,22 @@ impl RelayService {
         {
             attached.connection.close(VarInt::from_u32(0), b"slow");
         }
+    }
+}
+
+/// Counts for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Counted<'a> {
+        count.fetch_add(1, Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -3,6 +3,13 @@
 //! A tag belongs to who proved a claim to it last, unless the former holder is alive: it is pinged,
 //! and an answer within [`TRIAL`] keeps it. A node that comes with the key of the holder is the
 //! holder itself, come back before its former connection was missed.
+//!
+//! What is held here comes before whatever peers say; a tag that nobody holds here may be held at
+//! one of them ([`super::peering`]). A datagram goes between relays once: what came from a peer is
+//! for those who are attached here, and nobody else.
+
+mod peers;
+mod trials;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,15 +18,28 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::between::Between;
 use super::limits::{Limits, Meter};
 use super::message::{Refusal, ToNode, ToRelay, VERSIONS};
+use super::peering::Peers;
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
 use crate::mesh::packet::Packet;
+use crate::mesh::record::{Attachment as Attached, Record};
+use trials::{Asked, Trial, Why};
+
+pub use peers::Heard;
 
 /// How long the holder of a tag has to show that it lives when another node claims it: a busy VM
 /// pauses for less, and a container that was started again is to have its name within two seconds.
 pub const TRIAL: Duration = Duration::from_millis(500);
+
+/// How long the holder of a tag has to show that it lives when another relay says that it is there
+/// now: most often it is at both. Longer than any way to a node takes.
+pub const ELSEWHERE_TRIAL: Duration = Duration::from_secs(3);
+
+/// Questions of one peer about holders that may be open at once: rarely is there one.
+const MAX_PROBES: usize = 64;
 
 /// Tags one node may hold or be waiting for: one for each cookie it uses, and for each of its names.
 pub const MAX_CLAIMS: usize = 64;
@@ -50,6 +70,10 @@ impl Token {
     pub fn new(token: &[u8]) -> Token {
         Token(Sha256::digest(token).into())
     }
+
+    pub(super) fn hash(&self) -> &[u8; LEN] {
+        &self.0
+    }
 }
 
 /// What a relay serves.
@@ -57,6 +81,8 @@ impl Token {
 pub struct Config {
     /// The realms served; none: all, openly.
     pub realms: Option<HashMap<String, Access>>,
+    /// Nodes, at most. None: no limit.
+    pub nodes: Option<usize>,
     /// Nodes of a realm, at most. None: no limit.
     pub nodes_per_realm: Option<usize>,
     /// What a node may send.
@@ -70,6 +96,8 @@ pub struct Config {
 pub struct Stranger {
     /// The hash of the key it showed in TLS.
     pub node_id: [u8; LEN],
+    /// The hash of the key this relay showed it.
+    pub relay_id: [u8; LEN],
     /// Keying material of its connection.
     pub exporter: [u8; LEN],
     /// Where it is seen.
@@ -83,13 +111,32 @@ pub enum Action {
     Send(Id, ToNode),
     /// Send this last, and close.
     Close(Id, ToNode),
+    /// Send this to a peer.
+    Tell(Id, Between),
+    /// Send this to a peer last, and close.
+    Part(Id, Refusal),
+    /// There is something for [`Relay::announcement`] to tell a peer.
+    Wake(Id),
+}
+
+/// What a relay knows about itself and the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The time since any fixed moment.
+    pub now: Duration,
+    /// Milliseconds since 1970.
+    pub wall: u64,
 }
 
 /// What to do with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// Pass it on.
+    /// Pass it on to a node.
     To(Id),
+    /// Pass it on to a peer.
+    ToPeer(Id),
+    /// Hold it back: the peer with this key does not answer just now.
+    Hold([u8; LEN]),
     /// Say that nobody holds the tag.
     Nobody(Tag),
     /// Drop it: the node sends more than it may. True: and tell it.
@@ -104,6 +151,9 @@ pub struct Relay {
     config: Config,
     attachments: HashMap<Id, Attachment>,
     realms: HashMap<String, Realm>,
+    peers: Peers,
+    /// The nodes of all realms.
+    nodes: usize,
     trials: Vec<Trial>,
     last_token: u64,
 }
@@ -128,17 +178,8 @@ struct Realm {
 struct Holder {
     id: Id,
     sealed: Arc<[u8]>,
-}
-
-/// The holder of a tag was asked for a sign of life, because another node claims the tag.
-#[derive(Debug)]
-struct Trial {
-    token: u64,
-    holder: Id,
-    claimant: Id,
-    tag: Tag,
-    sealed: Arc<[u8]>,
-    ends: Duration,
+    /// Its word for other relays, once it gave it.
+    record: Option<Record>,
 }
 
 impl Relay {
@@ -147,40 +188,49 @@ impl Relay {
         Relay { config, ..Relay::default() }
     }
 
-    /// Somebody has connected.
-    pub fn connected(&mut self, id: Id, stranger: Stranger) -> Vec<Action> {
+    /// What a relay says first to whoever has connected.
+    pub fn offer() -> ToNode {
+        ToNode::Offer { versions: VERSIONS, features: 0 }
+    }
+
+    /// A node has connected.
+    pub fn connected(&mut self, id: Id, stranger: Stranger) {
         let attachment =
             Attachment { stranger, realm: None, claims: Vec::new(), meter: Meter::default() };
         self.attachments.insert(id, attachment);
-        vec![Action::Send(id, ToNode::Offer { versions: VERSIONS, features: 0 })]
     }
 
-    /// A connection has ended.
-    pub fn gone(&mut self, id: Id) {
+    /// The connection of a node has ended.
+    pub fn gone(&mut self, id: Id) -> Vec<Action> {
         let Some(attachment) = self.attachments.remove(&id) else {
-            return;
+            return Vec::new();
         };
+        let mut actions = Vec::new();
         if let Some(name) = attachment.realm
             && let Some(realm) = self.realms.get_mut(&name)
         {
-            self.trials.retain(|trial| trial.claimant != id);
-            realm.holders.retain(|_, holder| holder.id != id);
+            self.trials.retain(|trial| !trial.is_claim_of(id));
+            let left = realm.holders.extract_if(|_, holder| holder.id == id);
+            let left: Vec<_> = left.filter(|(_, holder)| holder.record.is_some()).collect();
             realm.nodes -= 1;
+            self.nodes -= 1;
             if realm.nodes == 0 {
                 self.realms.remove(&name);
             }
+            left.iter().for_each(|(tag, _)| actions.extend(self.mark(&name, *tag)));
         }
+        actions
     }
 
     /// Attached nodes.
     pub fn nodes(&self) -> usize {
-        self.realms.values().map(|realm| realm.nodes).sum()
+        self.nodes
     }
 
     /// Takes a message of `id`. `vouched` says whether its certificate is of the CA of a realm.
     pub fn receive(
         &mut self,
-        now: Duration,
+        Clock { now, wall }: Clock,
         id: Id,
         message: ToRelay,
         vouched: impl FnOnce(&str) -> bool,
@@ -193,7 +243,7 @@ impl Relay {
             ToRelay::Attach { version, realm, token, .. } if !attached => {
                 let admitted = self.admit(version, &realm, &token, vouched);
                 match admitted {
-                    Ok(()) => self.attach(now, id, realm),
+                    Ok(()) => self.attach(now, wall, id, realm),
                     Err(refusal) => self.refuse(id, refusal),
                 }
             }
@@ -206,10 +256,11 @@ impl Relay {
                     None => self.refuse(id, Refusal::Proof),
                 }
             }
+            ToRelay::Record(record) if attached => self.record(now, id, record),
             ToRelay::Release(tag) if attached => self.release(id, tag),
             ToRelay::Ping(token) if attached => vec![Action::Send(id, ToNode::Pong(token))],
-            ToRelay::Pong(token) if attached => self.alive(id, token),
-            ToRelay::List if attached => self.list(id),
+            ToRelay::Pong(token) if attached => self.alive(now, id, token),
+            ToRelay::List if attached => self.list(now, id),
             _ => self.refuse(id, Refusal::Malformed),
         }
     }
@@ -238,8 +289,16 @@ impl Relay {
         }
         attachment.meter.take(bytes);
         realm.meter.take(bytes);
-        match realm.holders.get(&to) {
-            Some(holder) => Forward::To(holder.id),
+        if let Some(holder) = realm.holders.get(&to) {
+            return Forward::To(holder.id);
+        }
+        let place = attachment.realm.as_ref().and_then(|name| self.peers.place(now, name, &to));
+        match place {
+            Some(place) if self.peers.answers(place.peer) => Forward::ToPeer(place.peer),
+            Some(place) => match self.peers.relay_id(place.peer) {
+                Some(relay) => Forward::Hold(relay),
+                None => Forward::Nobody(to),
+            },
             None => Forward::Nobody(to),
         }
     }
@@ -254,7 +313,13 @@ impl Relay {
         let (over, open) = self.trials.drain(..).partition(|trial| trial.ends <= now);
         self.trials = open;
         let over: Vec<Trial> = over;
-        over.into_iter().flat_map(|trial| self.succeed(trial)).collect()
+        let mut actions: Vec<_> =
+            over.into_iter().flat_map(|trial| self.succeed(now, trial)).collect();
+        for id in self.peers.expire(now, &self.config) {
+            self.parted(now, id, false);
+            actions.push(Action::Part(id, Refusal::Token));
+        }
+        actions
     }
 
     /// Tells everybody that the relay goes.
@@ -283,14 +348,16 @@ impl Relay {
             Access::Authority if vouched(realm) => {}
             Access::Authority => return Err(Refusal::Certificate),
         }
-        let nodes = self.realms.get(realm).map_or(0, |realm| realm.nodes);
-        match self.config.nodes_per_realm {
-            Some(most) if nodes >= most => Err(Refusal::Full),
-            _ => Ok(()),
+        let in_realm = self.realms.get(realm).map_or(0, |realm| realm.nodes);
+        let is_full = |nodes, most: Option<usize>| most.is_some_and(|most| nodes >= most);
+        if is_full(in_realm, self.config.nodes_per_realm) || is_full(self.nodes, self.config.nodes)
+        {
+            return Err(Refusal::Full);
         }
+        Ok(())
     }
 
-    fn attach(&mut self, now: Duration, id: Id, name: String) -> Vec<Action> {
+    fn attach(&mut self, now: Duration, wall: u64, id: Id, name: String) -> Vec<Action> {
         let Some(attachment) = self.attachments.get_mut(&id) else {
             return Vec::new();
         };
@@ -300,40 +367,58 @@ impl Relay {
             meter: Meter::new(&self.config.per_realm, now),
         });
         realm.nodes += 1;
+        self.nodes += 1;
         attachment.realm = Some(name);
         attachment.meter = Meter::new(&self.config.per_node, now);
         let observed = attachment.stranger.address;
-        vec![Action::Send(id, ToNode::Attached { features: 0, observed })]
+        vec![Action::Send(id, ToNode::Attached { features: 0, observed, time: wall })]
     }
 
     fn claim(&mut self, now: Duration, id: Id, tag: Tag, sealed: Arc<[u8]>) -> Vec<Action> {
-        let Some(holder) = self.holder(id, &tag).filter(|holder| *holder != id) else {
-            return self.hold(id, tag, sealed);
-        };
-        if self.node_id(holder) == self.node_id(id) {
+        let holder = self.holder(id, &tag);
+        if holder == Some(id) {
+            return self.hold(now, id, tag, sealed, None);
+        }
+        if let Some(holder) = holder
+            && self.node_id(holder) == self.node_id(id)
+        {
             let mut actions = self.refuse(holder, Refusal::Replaced);
-            actions.extend(self.hold(id, tag, sealed));
+            actions.extend(self.hold(now, id, tag, sealed, None));
             return actions;
         }
+        let rival = match holder {
+            Some(holder) => Some(Asked::Holder(holder)),
+            None => self.rival(now, id, &tag),
+        };
+        let Some(rival) = rival else {
+            return self.hold(now, id, tag, sealed, None);
+        };
         // One trial a claimant: a claim repeated meanwhile changes nothing, and is no reason to ask
         // the holder again.
-        if self.trials.iter().any(|trial| trial.claimant == id && trial.tag == tag) {
+        if self.trials.iter().any(|trial| trial.is_claim_of(id) && trial.tag == tag) {
             return Vec::new();
         }
-        self.last_token += 1;
-        let (token, ends) = (self.last_token, now + TRIAL);
-        self.trials.push(Trial { token, holder, claimant: id, tag, sealed, ends });
-        vec![Action::Send(holder, ToNode::Ping(token))]
+        let realm = self.attachments.get(&id).and_then(|attachment| attachment.realm.clone());
+        let why = Why::Claim { claimant: id, sealed, record: None };
+        vec![self.ask(now + TRIAL, rival, why, (&realm.unwrap_or_default(), tag))]
     }
 
     /// Whether `id` may claim `tag`, beside what it holds and waits for.
     fn may_claim(&self, id: Id, tag: &Tag) -> bool {
         let held = self.attachments.get(&id).map_or(&[][..], |attachment| &attachment.claims);
-        let awaited = self.trials.iter().filter(|trial| trial.claimant == id);
+        let awaited = self.trials.iter().filter(|trial| trial.is_claim_of(id));
         held.contains(tag) || held.len() + awaited.count() < MAX_CLAIMS
     }
 
-    fn hold(&mut self, id: Id, tag: Tag, sealed: Arc<[u8]>) -> Vec<Action> {
+    /// Makes `id` the holder of a tag. What it said for other relays before is kept.
+    fn hold(
+        &mut self,
+        now: Duration,
+        id: Id,
+        tag: Tag,
+        sealed: Arc<[u8]>,
+        record: Option<Record>,
+    ) -> Vec<Action> {
         let Some(attachment) = self.attachments.get_mut(&id) else {
             return Vec::new();
         };
@@ -341,69 +426,78 @@ impl Relay {
         let Some(realm) = realm else {
             return Vec::new();
         };
-        self.trials.retain(|trial| trial.claimant != id || trial.tag != tag);
+        self.trials.retain(|trial| !trial.is_claim_of(id) || trial.tag != tag);
         if !attachment.claims.contains(&tag) {
             attachment.claims.push(tag);
         }
-        realm.holders.insert(tag, Holder { id, sealed });
-        vec![Action::Send(id, ToNode::Held(tag))]
+        let former = realm.holders.remove(&tag).filter(|former| former.id == id);
+        let former = former.and_then(|former| former.record);
+        realm.holders.insert(tag, Holder { id, sealed, record: former });
+        let mut actions = vec![Action::Send(id, ToNode::Held(tag))];
+        if let Some(record) = record {
+            actions.extend(self.publish(now, id, tag, record));
+        }
+        actions
     }
 
-    fn release(&mut self, id: Id, tag: Tag) -> Vec<Action> {
-        if let Some(attachment) = self.attachments.get_mut(&id) {
-            attachment.claims.retain(|claimed| *claimed != tag);
-            let realm = attachment.realm.as_ref().and_then(|name| self.realms.get_mut(name));
-            if let Some(realm) = realm
-                && realm.holders.get(&tag).is_some_and(|holder| holder.id == id)
+    /// Takes a node's word for other relays about a tag that it holds, or waits for.
+    fn record(&mut self, now: Duration, id: Id, record: Record) -> Vec<Action> {
+        let Some(Attachment { stranger, realm: Some(realm), .. }) = self.attachments.get(&id)
+        else {
+            return Vec::new();
+        };
+        let at = Attached { node: stranger.node_id, relay: stranger.relay_id };
+        let Some(tag) = record.verify(realm, &at) else {
+            return self.refuse(id, Refusal::Proof);
+        };
+        if self.holder(id, &tag) == Some(id) {
+            return self.publish(now, id, tag, record);
+        }
+        for trial in &mut self.trials {
+            if trial.is_claim_of(id)
+                && trial.tag == tag
+                && let Why::Claim { record: said, .. } = &mut trial.why
             {
-                realm.holders.remove(&tag);
+                *said = Some(record.clone());
             }
         }
         Vec::new()
     }
 
-    /// The holder gave the sign of life: it keeps the tag.
-    fn alive(&mut self, id: Id, token: u64) -> Vec<Action> {
-        let trial = self.trials.iter().position(|trial| trial.token == token && trial.holder == id);
-        match trial {
-            Some(at) => {
-                let trial = self.trials.remove(at);
-                if self.holder(trial.claimant, &trial.tag) == Some(id) {
-                    return vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))];
-                }
-                // It has let go of the tag meanwhile.
-                self.succeed(trial)
+    fn release(&mut self, id: Id, tag: Tag) -> Vec<Action> {
+        let Some(attachment) = self.attachments.get_mut(&id) else {
+            return Vec::new();
+        };
+        attachment.claims.retain(|claimed| *claimed != tag);
+        let Some(name) = attachment.realm.clone() else {
+            return Vec::new();
+        };
+        match self.realms.get_mut(&name) {
+            Some(realm) if realm.holders.get(&tag).is_some_and(|holder| holder.id == id) => {
+                realm.holders.remove(&tag);
+                self.mark(&name, tag)
             }
-            None => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
-    /// The claimant of a trial takes the holder's place, unless another one did meanwhile.
-    fn succeed(&mut self, trial: Trial) -> Vec<Action> {
-        match self.holder(trial.claimant, &trial.tag) {
-            Some(holder) if holder == trial.holder => {
-                let mut actions = self.refuse(holder, Refusal::Replaced);
-                actions.extend(self.hold(trial.claimant, trial.tag, trial.sealed));
-                actions
-            }
-            Some(holder) if holder != trial.claimant => {
-                vec![Action::Send(trial.claimant, ToNode::Taken(trial.tag))]
-            }
-            _ => self.hold(trial.claimant, trial.tag, trial.sealed),
-        }
-    }
-
-    fn list(&self, id: Id) -> Vec<Action> {
-        let holders = self.realm_of(id).into_iter().flat_map(|realm| &realm.holders);
-        let entries = holders.take(MAX_LISTED).map(|(tag, holder)| {
-            Action::Send(id, ToNode::Entry { tag: *tag, sealed: holder.sealed.clone() })
-        });
+    fn list(&self, now: Duration, id: Id) -> Vec<Action> {
+        let name = self.attachments.get(&id).and_then(|attachment| attachment.realm.as_deref());
+        let name = name.unwrap_or_default();
+        let realm = self.realms.get(name);
+        let here = realm.into_iter().flat_map(|realm| &realm.holders);
+        let here = here.map(|(tag, holder)| (*tag, holder.sealed.clone()));
+        let is_here = |tag: &Tag| realm.is_some_and(|realm| realm.holders.contains_key(tag));
+        let there = self.peers.names(now, name).filter(|(tag, _)| !is_here(tag));
+        let entries = here.chain(there).take(MAX_LISTED);
+        let entries = entries.map(|(tag, sealed)| Action::Send(id, ToNode::Entry { tag, sealed }));
         entries.chain([Action::Send(id, ToNode::Listed)]).collect()
     }
 
     fn refuse(&mut self, id: Id, refusal: Refusal) -> Vec<Action> {
-        self.gone(id);
-        vec![Action::Close(id, ToNode::Refused(refusal))]
+        let mut actions = self.gone(id);
+        actions.push(Action::Close(id, ToNode::Refused(refusal)));
+        actions
     }
 
     fn realm_of(&self, id: Id) -> Option<&Realm> {
@@ -413,6 +507,11 @@ impl Relay {
     /// Who holds `tag` in the realm of `id`.
     fn holder(&self, id: Id, tag: &Tag) -> Option<Id> {
         Some(self.realm_of(id)?.holders.get(tag)?.id)
+    }
+
+    /// Who holds `tag` in a realm here.
+    fn holder_in(&self, realm: &str, tag: &Tag) -> Option<Id> {
+        Some(self.realms.get(realm)?.holders.get(tag)?.id)
     }
 
     fn node_id(&self, id: Id) -> Option<&[u8; LEN]> {
@@ -429,23 +528,33 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
+    fn at(now: Duration) -> Clock {
+        Clock { now, wall: now.as_millis() as u64 }
+    }
+
     /// Attaches node `id`, whose key and connection are told by its number.
     fn attach(relay: &mut Relay, id: Id, node: u8, realm: &str, token: &[u8]) -> Vec<Action> {
         let stranger = Stranger {
             node_id: [node; LEN],
+            relay_id: [0; LEN],
             exporter: [id as u8; LEN],
             address: SocketAddr::from(([192, 0, 2, 1], 4433)),
         };
         relay.connected(id, stranger);
-        let (realm, token) = (realm.to_string(), token.to_vec());
-        relay.receive(NOW, id, ToRelay::Attach { version: 1, features: 0, realm, token }, |_| false)
+        let (realm, token) = (realm.to_string(), token.to_vec().into());
+        relay.receive(
+            at(NOW),
+            id,
+            ToRelay::Attach { version: 1, features: 0, realm, token },
+            |_| false,
+        )
     }
 
     fn claim(relay: &mut Relay, now: Duration, id: Id, name: &str) -> Vec<Action> {
         let realm = relay.attachments.get(&id).and_then(|a| a.realm.clone()).unwrap_or_default();
         let claim = KEY.claim(name).claim(&realm, &[id as u8; LEN]);
         let message = ToRelay::Claim { claim, sealed: name.into() };
-        relay.receive(now, id, message, |_| false)
+        relay.receive(at(now), id, message, |_| false)
     }
 
     fn held(id: Id, name: &str) -> Action {
@@ -509,6 +618,24 @@ mod tests {
         assert!(matches!(attach(&mut relay, 3, 3, "r", b"")[..], [Action::Send(..)]));
     }
 
+    /// Realms that strangers make up do not add up without an end.
+    #[test]
+    fn a_full_relay_takes_nobody_else_in_any_realm() {
+        let mut relay = Relay::new(Config { nodes: Some(2), ..Config::default() });
+        for (id, realm) in [(1, "r"), (2, "s")] {
+            assert!(matches!(attach(&mut relay, id, id as u8, realm, b"")[..], [Action::Send(..)]));
+        }
+        for (id, realm) in [(3, "r"), (4, "t")] {
+            let refused = attach(&mut relay, id, id as u8, realm, b"");
+            assert_eq!(refused, [closed(id, Refusal::Full)]);
+            relay.gone(id);
+        }
+        assert_eq!(relay.nodes(), 2);
+        relay.gone(1);
+        assert_eq!(relay.nodes(), 1);
+        assert!(matches!(attach(&mut relay, 5, 5, "t", b"")[..], [Action::Send(..)]));
+    }
+
     #[test]
     fn a_live_holder_keeps_its_tag() {
         let mut relay = Relay::default();
@@ -517,7 +644,7 @@ mod tests {
         claim(&mut relay, NOW, 1, "a");
         let asked = claim(&mut relay, NOW, 2, "a");
         let [Action::Send(1, ToNode::Ping(token))] = asked[..] else { panic!("{asked:?}") };
-        let answer = relay.receive(NOW, 1, ToRelay::Pong(token), |_| false);
+        let answer = relay.receive(at(NOW), 1, ToRelay::Pong(token), |_| false);
         assert_eq!(answer, [Action::Send(2, ToNode::Taken(KEY.tag("a")))]);
         assert_eq!(relay.deadline(), None);
         assert_eq!(relay.holder(2, &KEY.tag("a")), Some(1));
@@ -534,11 +661,11 @@ mod tests {
             let [Action::Send(1, ToNode::Ping(token))] = asked[..] else { panic!("{asked:?}") };
             // The holder is asked once, however often the other one claims.
             assert_eq!(claim(&mut relay, NOW, 2, "a"), []);
-            relay.receive(NOW, 1, ToRelay::Release(KEY.tag("a")), |_| false);
+            relay.receive(at(NOW), 1, ToRelay::Release(KEY.tag("a")), |_| false);
             if claimed_again {
                 assert_eq!(claim(&mut relay, NOW, 2, "a"), [held(2, "a")]);
             }
-            let answer = relay.receive(NOW, 1, ToRelay::Pong(token), |_| false);
+            let answer = relay.receive(at(NOW), 1, ToRelay::Pong(token), |_| false);
             let expected = if claimed_again { vec![] } else { vec![held(2, "a")] };
             assert_eq!(answer, expected);
             assert_eq!(relay.holder(2, &KEY.tag("a")), Some(2));
@@ -593,7 +720,7 @@ mod tests {
         attach(&mut relay, 1, 1, "r", b"");
         let stolen = KEY.claim("a").claim("r", &[9; LEN]);
         let message = ToRelay::Claim { claim: stolen, sealed: Vec::new() };
-        let refused = relay.receive(NOW, 1, message, |_| true);
+        let refused = relay.receive(at(NOW), 1, message, |_| true);
         assert_eq!(refused, [closed(1, Refusal::Proof)]);
     }
 
@@ -615,7 +742,7 @@ mod tests {
             attach(&mut relay, id, id as u8, realm, b"");
             claim(&mut relay, NOW, id, name);
         }
-        let mut told: Vec<_> = relay.receive(NOW, 1, ToRelay::List, |_| false);
+        let mut told: Vec<_> = relay.receive(at(NOW), 1, ToRelay::List, |_| false);
         assert_eq!(told.pop(), Some(Action::Send(1, ToNode::Listed)));
         let mut names: Vec<_> = told
             .iter()
@@ -646,9 +773,9 @@ mod tests {
                     }
                     1 => { relay.gone(id); Vec::new() }
                     2 | 3 => claim(&mut relay, now, id, names[name]),
-                    4 => relay.receive(now, id, ToRelay::Release(KEY.tag(names[name])), |_| false),
+                    4 => relay.receive(at(now), id, ToRelay::Release(KEY.tag(names[name])), |_| false),
                     5 => match pings.pop() {
-                        Some((id, token)) => relay.receive(now, id, ToRelay::Pong(token), |_| false),
+                        Some((id, token)) => relay.receive(at(now), id, ToRelay::Pong(token), |_| false),
                         None => Vec::new(),
                     },
                     _ => relay.expire(now),
