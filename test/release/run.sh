@@ -119,7 +119,14 @@ relay() {
         -eval "ok = macula:start_relay(#{port => $relay_port}), io:format(\"relay is up~n\")."
     pid_relay=$pid
     wait_for relay.log 'relay is up' 60 "$pid_relay"
-    export MACULA_RELAYS="https://localhost:$relay_port" MACULA_DIST_MODE=relay
+    relay_url=https://localhost:$relay_port
+    export MACULA_RELAYS="$relay_url" MACULA_DIST_MODE=relay
+}
+
+# readme_line NUMBER: one that README has typed at a shell, as it is typed here.
+readme_line() {
+    sed -n "s/^$1> //p" "$root/README.md" |
+        sed "s| *%.*||; s|https://relay.example.org:4433|$relay_url|; s|othernode@otherhost|$node_b|"
 }
 
 # leave_relay: what comes next reaches nodes directly.
@@ -144,6 +151,26 @@ relx_pair() {
     relx_node "$node_a" "$node_b"
     pid_a=$pid
     wait_for "$node_a.log" 'shop: ping pong' 60 "$pid_a"
+}
+
+# Two nodes that may reach others through relays only, and are told of one at their shells.
+relx_joins() {
+    pids=
+    unset MACULA_RELAYS
+    for node in "$node_b" "$node_a"; do
+        relx_node "$node"
+        wait_for "$node.log" 'is up, code loading is embedded' 60 "$pid"
+        pids="$pids $pid"
+    done
+    # The commands themselves may go straight to the node beside them.
+    unset MACULA_DIST_MODE
+    expect 0 out pang "$rel/bin/shop" rpc net_adm ping "['$node_b']"
+    for SHOP_NODE in "$node_b" "$node_a"; do
+        shell_on "($SHOP_NODE)1>" "$(readme_line 1)" "($SHOP_NODE)2>" "$rel/bin/shop" remote_console
+    done
+    shell_on "($node_a)1>" "$(readme_line 2)" pong "$rel/bin/shop" remote_console
+    expect 0 out '*path => relay*' "$rel/bin/macula_call" "$node_a" macula links
+    for pid in $pids; do stop "$pid" 30 "$node_a.log"; done
 }
 
 # relx_tool: what the start script calls a node with. Newer ones take nodetool wherever vm.args names a carrier.
@@ -266,8 +293,9 @@ relx() {
     shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
     stop "$pid_a" 30 "$node_a.log"
     stop "$pid_b" 30 "$node_b.log"
+    relx_joins
     leave_relay
-    echo "release of relx: two nodes, calls and a shell through a relay"
+    echo "release of relx: two nodes, calls and a shell through a relay, and what README has typed"
 }
 
 # --- Mix -------------------------------------------------------------------------------------------------------------
@@ -299,6 +327,27 @@ mix_commands_running() {
     expect 0 out "{ok,{*,$port}}" "$rel/bin/macula_call" "$SHOP_NODE" macula_dist_endpoint address
     expect 1 "$boot_log" '*another node of that name runs on this machine*' "$rel/bin/shop" start
     shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
+}
+
+# As relx_joins; README's lines in Elixir.
+mix_joins() {
+    pids=
+    unset MACULA_RELAYS
+    for node in "$node_b" "$node_a"; do
+        start "$node.log" env SHOP_NODE="$node" "$rel/bin/shop" start
+        wait_for "$node.log" "shop: $node is up, code loading is embedded" 60 "$pid"
+        pids="$pids $pid"
+    done
+    unset MACULA_DIST_MODE
+    until_done "the node can be called" err can_be_called
+    expect 0 out pang "$rel/bin/shop" rpc "IO.puts(:net_adm.ping(:\"$node_b\"))"
+    for SHOP_NODE in "$node_b" "$node_a"; do
+        shell_on "iex($SHOP_NODE)1>" ":ok = :macula.join_mesh(%{relays: [\"$relay_url\"]})" "iex($SHOP_NODE)2>" \
+            "$rel/bin/shop" remote
+    done
+    shell_on "iex($node_a)1>" ":net_adm.ping(:\"$node_b\")" :pong "$rel/bin/shop" remote
+    expect 0 out '*path => relay*' "$rel/bin/macula_call" "$node_a" macula links
+    for pid in $pids; do stop "$pid" 30 "$node_a.log"; done
 }
 
 mix_commands_alone() {
@@ -359,8 +408,9 @@ mix_() {
     expect 0 out 3 "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
     shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
     stop "$pid_a" 30 relayed.log
+    mix_joins
     leave_relay
-    echo "release of Mix: calls and a shell through a relay"
+    echo "release of Mix: calls and a shell through a relay, and what README has typed"
 }
 
 case ${1:-all} in
