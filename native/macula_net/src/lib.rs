@@ -20,6 +20,7 @@ mod link;
 mod marker;
 mod mesh;
 mod paths;
+mod probe;
 mod queue;
 mod reader;
 mod relay;

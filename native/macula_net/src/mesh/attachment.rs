@@ -23,6 +23,7 @@ use crate::certificate::CertificateFault;
 use crate::dial::{self, DialError};
 use crate::endpoint::Shared;
 use crate::framing::{self, NoMessage};
+use crate::probe::Probe;
 use crate::{relay, tls, transport};
 
 /// How long a relay may take from its name to the attachment.
@@ -166,6 +167,7 @@ impl Attachment<'_> {
     /// stood still for so long that QUIC hardly tries any more.
     async fn replace(&self, connection: &Connection) -> Attached {
         let (began, mut silence) = (Instant::now(), Silence::default());
+        let probe = Probe::new(connection.clone());
         let acknowledged = || connection.stats().frame_rx.acks;
         loop {
             sleep(LOOK).await;
@@ -175,7 +177,11 @@ impl Attachment<'_> {
                 continue;
             }
             while acknowledged() == stats.frame_rx.acks {
-                if let Ok(attached) = self.attempt(INSIST).await {
+                let attempted = tokio::select! {
+                    attempted = self.attempt(INSIST) => attempted,
+                    never = probe.insist(LOOK) => never,
+                };
+                if let Ok(attached) = attempted {
                     return attached;
                 }
                 sleep(retry::jitter(random())).await;
