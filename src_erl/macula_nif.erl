@@ -11,7 +11,7 @@
 -export([relay_start/2, relay_stop/2, relay_stats/1, relay_peers/1]).
 -export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_receive/1, link_send/2,
-         link_tick/1, link_stat/1, link_close/1]).
+         link_send_large/2, link_tick/1, link_stat/1, link_close/1]).
 -export([registry_publish/3, registry_find/2, registry_list/1]).
 -export([registry_withdraw/1]).
 -export([mdns_start/1, mdns_stop/1]).
@@ -198,6 +198,10 @@ link_receive(Link) -> load_and(link_receive, [Link]).
 
 -spec link_send(link(), [frame()]) -> ok | wait | {error, closed}.
 link_send(Link, Frames) -> load_and(link_send, [Link, Frames]).
+
+%% The same on a dirty scheduler, for frames of any size.
+-spec link_send_large(link(), [frame()]) -> ok | wait | {error, closed}.
+link_send_large(Link, Frames) -> load_and(link_send_large, [Link, Frames]).
 
 -spec link_tick(link()) -> ok | {error, closed}.
 link_tick(Link) -> load_and(link_tick, [Link]).

@@ -4,8 +4,8 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
--export([binaries_of_all_sizes/1, huge_binary/1, huge_first_message/1, many_small_binaries/1, small_messages_in_order/1,
-         both_directions_at_once/1, big_beside_small/1]).
+-export([binaries_of_all_sizes/1, huge_binary/1, huge_first_message/1, first_message_of_many_parts/1,
+         many_small_binaries/1, small_messages_in_order/1, both_directions_at_once/1, big_beside_small/1]).
 -export([links/1, link_to_nobody/1, process_monitors/1, named_monitors/1, node_monitors/1,
          exit_signals/1, spawning/1, spawning_fails/1, rpc_calls/1, erpc_calls/1, process_groups/1,
          global_names/1, global_locks/1, code_from_another_node/1, file_transfer/1,
@@ -24,8 +24,8 @@ all() ->
     [{group, messages}, {group, signals}, {group, down}].
 
 groups() ->
-    [{messages, [binaries_of_all_sizes, huge_binary, huge_first_message, many_small_binaries, small_messages_in_order,
-                 both_directions_at_once, big_beside_small]},
+    [{messages, [binaries_of_all_sizes, huge_binary, huge_first_message, first_message_of_many_parts,
+                 many_small_binaries, small_messages_in_order, both_directions_at_once, big_beside_small]},
      {signals, [links, link_to_nobody, process_monitors, named_monitors, node_monitors,
                 exit_signals, spawning, spawning_fails, rpc_calls, erpc_calls, process_groups,
                 global_names, global_locks, code_from_another_node, file_transfer,
@@ -82,6 +82,18 @@ huge_first_message(_) ->
     NodeB = name(B),
     Data = fun() -> binary:copy(rand:bytes(1 bsl 20), 100) end,
     ?assertEqual(100 bsl 20, call(A, fun() -> rpc:call(NodeB, erlang, byte_size, [Data()]) end)).
+
+%% Each of its binaries is a part that the native side looks at: not on a scheduler.
+first_message_of_many_parts(_) ->
+    {A, B} = {start(unique("a")), start(unique("b"))},
+    NodeB = name(B),
+    {Here, There} = call(A, fun() ->
+                                Parts = [<<N:560>> || N <- lists:seq(1, 500_000)],
+                                {erlang:md5(Parts), rpc:call(NodeB, erlang, md5, [Parts])}
+                            end),
+    ?assertEqual(Here, There),
+    ?assertMatch({link_send_large, Calls, _, true} when Calls > 0,
+                 lists:keyfind(link_send_large, 1, call(A, macula_nif, call_times, []))).
 
 %% Not constant, and made quickly: a random block over and over, with a tail.
 data(Size) ->

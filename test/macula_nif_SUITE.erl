@@ -92,7 +92,7 @@ right_rest(endpoint_cookie, _) -> [1, <<"cookie">>];
 right_rest(dial, _) -> [dial_to({{127, 0, 0, 1}, 1})];
 right_rest(link_send_packet, _) -> [<<"x">>];
 right_rest(link_established, _) -> [<<"x@y">>, self()];
-right_rest(link_send, _) -> [[]];
+right_rest(Send, _) when Send =:= link_send; Send =:= link_send_large -> [[]];
 right_rest(registry_publish, _) -> [<<"x@y">>, {{127, 0, 0, 1}, 1}];
 right_rest(registry_find, _) -> [<<"x@y">>];
 right_rest(_, Arity) -> lists:duplicate(Arity - 1, self()).
@@ -102,8 +102,10 @@ bad_frames(_) ->
     A = nameless(),
     call(A, fun() ->
                 {_, _, Link, Other} = linked(),
-                [?assertEqual({Frames, badarg}, {Frames, class(fun() -> macula_nif:link_send(Link, Frames) end)})
-                 || Frames <- [[{1, <<1>>}], [{2, [<<1>>]}], [{0, [<<1>>]}], [{-1, []}], [{1 bsl 40, []}],
+                [?assertEqual({Send, Frames, badarg},
+                              {Send, Frames, class(fun() -> macula_nif:Send(Link, Frames) end)})
+                 || Send <- [link_send, link_send_large],
+                    Frames <- [[{1, <<1>>}], [{2, [<<1>>]}], [{0, [<<1>>]}], [{-1, []}], [{1 bsl 40, []}],
                                [{1, [1]}], [{1, [<<1:1>>]}], [{1, [<<1>>]} | bad], [{1, [<<1>>], x}],
                                [{1, [<<1>>]}, {1, []}], [{1, [<<1>> | <<2>>]}]]],
                 ?assertMatch({error, _}, macula_nif:link_send_packet(Link, binary:copy(<<0>>, 65_536))),
@@ -150,6 +152,7 @@ after_close(_) ->
                 ok = macula_nif:link_close(Link),
                 ok = macula_nif:link_close(Link),
                 ?assertEqual({error, closed}, macula_nif:link_send(Link, [{1, [<<1>>]}])),
+                ?assertEqual({error, closed}, macula_nif:link_send_large(Link, [{1, [<<1>>]}])),
                 ?assertEqual({error, closed}, macula_nif:link_send_packet(Link, <<"x">>)),
                 ?assertEqual({error, closed}, macula_nif:link_tick(Link)),
                 ?assertEqual({error, closed}, macula_nif:link_stat(Link)),

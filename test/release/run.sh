@@ -83,6 +83,25 @@ has_ended() {
     ! kill -0 "$(cat os_pid)" 2>/dev/null
 }
 
+# without_erlang COMMANDS: calls this function with what has to stand before a command for it to find no Erlang on this
+# machine but the release's own.
+without_erlang() {
+    printf '#!/bin/sh\nmount -t tmpfs none "%s" && exec "$@"\n' \
+        "$(erl -noinput -eval 'io:put_chars(code:root_dir()), halt().')" >hidden
+    if ! unshare --mount sh hidden true >err 2>&1; then
+        echo "  SKIPPED, the Erlang installed here cannot be hidden ($(head -n 1 err)): commands without it"
+        return
+    fi
+    expect 127 err '*' unshare --mount sh hidden erl -noinput -s init stop
+    "$1" unshare --mount sh hidden
+}
+
+# Where OTP's log goes to before the VM has anything that prints for it.
+case $(erl -noinput -eval 'io:put_chars(erlang:system_info(otp_release)), halt().') in
+25) boot_log=err ;;
+*) boot_log=out ;;
+esac
+
 is_number='[1-9]*[0-9]'
 
 new_release() {
@@ -100,7 +119,14 @@ relay() {
         -eval "ok = macula:start_relay(#{port => $relay_port}), io:format(\"relay is up~n\")."
     pid_relay=$pid
     wait_for relay.log 'relay is up' 60 "$pid_relay"
-    export MACULA_RELAYS="https://localhost:$relay_port" MACULA_DIST_MODE=relay
+    relay_url=https://localhost:$relay_port
+    export MACULA_RELAYS="$relay_url" MACULA_DIST_MODE=relay
+}
+
+# readme_line NUMBER: one that README has typed at a shell, as it is typed here.
+readme_line() {
+    sed -n "s/^$1> //p" "$root/README.md" |
+        sed "s| *%.*||; s|https://relay.example.org:4433|$relay_url|; s|othernode@otherhost|$node_b|"
 }
 
 # leave_relay: what comes next reaches nodes directly.
@@ -127,23 +153,79 @@ relx_pair() {
     wait_for "$node_a.log" 'shop: ping pong' 60 "$pid_a"
 }
 
+# Two nodes that may reach others through relays only, and are told of one at their shells.
+relx_joins() {
+    pids=
+    unset MACULA_RELAYS
+    for node in "$node_b" "$node_a"; do
+        relx_node "$node"
+        wait_for "$node.log" 'is up, code loading is embedded' 60 "$pid"
+        pids="$pids $pid"
+    done
+    # The commands themselves may go straight to the node beside them.
+    unset MACULA_DIST_MODE
+    expect 0 out pang "$rel/bin/shop" rpc net_adm ping "['$node_b']"
+    for SHOP_NODE in "$node_b" "$node_a"; do
+        shell_on "($SHOP_NODE)1>" "$(readme_line 1)" "($SHOP_NODE)2>" "$rel/bin/shop" remote_console
+    done
+    shell_on "($node_a)1>" "$(readme_line 2)" pong "$rel/bin/shop" remote_console
+    expect 0 out '*path => relay*' "$rel/bin/macula_call" "$node_a" macula links
+    for pid in $pids; do stop "$pid" 30 "$node_a.log"; done
+}
+
+# relx_tool: what the start script calls a node with. Newer ones take nodetool wherever vm.args names a carrier.
+relx_tool() {
+    if grep -A 1 '^if .*PROTO_DIST' "$rel/bin/shop" | grep -q 'ERL_RPC=relx_nodetool'; then
+        echo nodetool
+    else
+        echo erl_call
+    fi
+}
+
+relx_results_by_erl_call() {
+    expect 1 err '*exception error: x*' "$rel/bin/shop" rpc erlang error '[x]'
+    expect 0 out '{ok,3}' "$rel/bin/shop" eval '1 + 2.'
+    expect 1 err '*evaluating an arithmetic expression*' "$rel/bin/shop" eval '1 + a.'
+}
+
+relx_results_by_nodetool() {
+    expect 1 out "RPC to $SHOP_NODE failed: {'EXIT',*{x,*" "$rel/bin/shop" rpc erlang error '[x]'
+    expect 0 out 3 "$rel/bin/shop" eval '1 + 2.'
+    expect 1 out "RPC to $SHOP_NODE failed: {'EXIT',*{badarith,*" "$rel/bin/shop" eval '1 + a.'
+}
+
 relx_commands_running() {
     expect 0 out pong "$rel/bin/shop" ping
     expect 0 out "$is_number" "$rel/bin/shop" pid
     expect 0 out 3 "$rel/bin/shop" rpc lists sum '[[1,2]]'
     expect 0 out embedded "$rel/bin/shop" rpc code get_mode
-    expect 1 err '*exception error: x*' "$rel/bin/shop" rpc erlang error '[x]'
-    expect 0 out '{ok,3}' "$rel/bin/shop" eval '1 + 2.'
-    expect 1 err '*evaluating an arithmetic expression*' "$rel/bin/shop" eval '1 + a.'
+    "relx_results_by_$tool"
     expect 0 out pong "$rel/bin/macula_call" ping "$SHOP_NODE"
     expect 0 out 6 "$rel/bin/macula_call" "$SHOP_NODE" lists sum '[1,2,3]'
     expect 1 err '*exception error: x*' "$rel/bin/macula_call" "$SHOP_NODE" erlang error x
     shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
-    expect 1 err '*another node of that name runs on this machine*' "$rel/bin/shop" foreground
+    expect 1 "$boot_log" '*another node of that name runs on this machine*' "$rel/bin/shop" foreground
     expect 0 out '' "$rel/bin/shop" restart
     # The second time; until then it may answer from before, or not at all.
     until_done "the application starts anew" log/erlang.log.1 is_up_twice
     expect 0 out embedded "$rel/bin/shop" rpc code get_mode
+}
+
+# The older start script, told to do as the newer ones.
+relx_commands_by_nodetool() {
+    export USE_NODETOOL=1
+    expect 0 out pong "$rel/bin/shop" ping
+    expect 0 out "$is_number" "$rel/bin/shop" pid
+    expect 0 out 3 "$rel/bin/shop" rpc lists sum '[[1,2]]'
+    relx_results_by_nodetool
+    unset USE_NODETOOL
+}
+
+relx_commands_alone() {
+    expect 0 out pong "$@" "$rel/bin/shop" ping
+    expect 0 out pong "$@" env USE_NODETOOL=1 "$rel/bin/shop" ping
+    expect 0 out 3 "$@" "$rel/bin/shop" rpc lists sum '[[1,2]]'
+    expect 0 out 6 "$@" "$rel/bin/macula_call" "$SHOP_NODE" lists sum '[1,2,3]'
 }
 
 is_up_twice() {
@@ -152,9 +234,10 @@ is_up_twice() {
 
 relx_commands_stopped() {
     expect 1 out 'Node is not running!' "$rel/bin/shop" ping
-    # Later versions of relx show what their tool said of the node.
-    expect 1 err '' "$rel/bin/shop" pid
-    ! grep -qx '[0-9][0-9]*' out || fail "a node that does not run has a process" out
+    case $tool in
+    erl_call) expect 1 out '' "$rel/bin/shop" pid ;;
+    nodetool) expect 1 out "*Node $SHOP_NODE not responding to pings." "$rel/bin/shop" pid ;;
+    esac
     expect 1 out 'Node is not running!' "$rel/bin/shop" rpc lists sum '[[1,2]]'
     expect 1 out 'Node is not running!' "$rel/bin/shop" eval '1 + 2.'
     expect 1 out 'Node is not running!' "$rel/bin/shop" remote_console
@@ -166,10 +249,12 @@ relx_commands_stopped() {
 
 relx() {
     new_release relx
-    chmod +x config/*_call
+    chmod +x config/erl config/*_call
     use_checkout
     rebar3 release
     rel=$work/_build/default/rel/shop
+    tool=$(relx_tool)
+    echo "release of relx: the start script calls a node by $tool"
     SHOP_COOKIE=$cookie SHOP_NODE=$node_a MACULA_COOKIE=$cookie PIPE_DIR="$work/pipes/" RUNNER_LOG_DIR="$work/log"
     export SHOP_COOKIE SHOP_NODE MACULA_COOKIE PIPE_DIR RUNNER_LOG_DIR
 
@@ -184,9 +269,8 @@ relx() {
     expect 0 out '' "$rel/bin/shop" daemon
     state=running
     relx_commands_running
-    expect 0 out pong env USE_NODETOOL=1 ERL_LIBS="$rel/lib" "$rel/bin/shop" ping
-    expect 0 out 3 env USE_NODETOOL=1 ERL_LIBS="$rel/lib" "$rel/bin/shop" rpc lists sum '[[1,2]]'
-    expect 0 out 3 env USE_NODETOOL=1 ERL_LIBS="$rel/lib" "$rel/bin/shop" eval '1 + 2.'
+    relx_commands_by_nodetool
+    without_erlang relx_commands_alone
     expect 0 out '' "$rel/bin/shop" stop
     state=stopped
     expect 1 out 'Node is not running!' "$rel/bin/shop" ping
@@ -209,13 +293,24 @@ relx() {
     shell_on "($SHOP_NODE)1>" 'lists:seq(7, 9).' '[7,8,9]' "$rel/bin/shop" remote_console
     stop "$pid_a" 30 "$node_a.log"
     stop "$pid_b" 30 "$node_b.log"
+    relx_joins
     leave_relay
-    echo "release of relx: two nodes, calls and a shell through a relay"
+    echo "release of relx: two nodes, calls and a shell through a relay, and what README has typed"
 }
 
 # --- Mix -------------------------------------------------------------------------------------------------------------
 
-nodedown='--rpc-eval : RPC failed with reason :nodedown'
+# In the words of Elixir, and of whoever tries to have a shell on the node: IEx, later OTP for it.
+case $(elixir --short-version) in
+1.14.*)
+    not_called='--rpc-eval : RPC failed with reason :nodedown'
+    no_shell="Could not contact remote node $node_a"
+    ;;
+*)
+    not_called='--rpc-eval : RPC failed with reason :noconnection'
+    no_shell="Could not connect to \"$node_a\""
+    ;;
+esac
 
 can_be_called() {
     "$rel/bin/macula_call" ping "$SHOP_NODE" >out 2>err
@@ -230,16 +325,42 @@ mix_commands_running() {
     expect 0 out pong "$rel/bin/macula_call" ping "$SHOP_NODE"
     expect 0 out 3 "$rel/bin/macula_call" "$SHOP_NODE" Elixir.Enum sum '[1,2]'
     expect 0 out "{ok,{*,$port}}" "$rel/bin/macula_call" "$SHOP_NODE" macula_dist_endpoint address
-    expect 1 err '*another node of that name runs on this machine*' "$rel/bin/shop" start
+    expect 1 "$boot_log" '*another node of that name runs on this machine*' "$rel/bin/shop" start
     shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
 }
 
+# As relx_joins; README's lines in Elixir.
+mix_joins() {
+    pids=
+    unset MACULA_RELAYS
+    for node in "$node_b" "$node_a"; do
+        start "$node.log" env SHOP_NODE="$node" "$rel/bin/shop" start
+        wait_for "$node.log" "shop: $node is up, code loading is embedded" 60 "$pid"
+        pids="$pids $pid"
+    done
+    unset MACULA_DIST_MODE
+    until_done "the node can be called" err can_be_called
+    expect 0 out pang "$rel/bin/shop" rpc "IO.puts(:net_adm.ping(:\"$node_b\"))"
+    for SHOP_NODE in "$node_b" "$node_a"; do
+        shell_on "iex($SHOP_NODE)1>" ":ok = :macula.join_mesh(%{relays: [\"$relay_url\"]})" "iex($SHOP_NODE)2>" \
+            "$rel/bin/shop" remote
+    done
+    shell_on "iex($node_a)1>" ":net_adm.ping(:\"$node_b\")" :pong "$rel/bin/shop" remote
+    expect 0 out '*path => relay*' "$rel/bin/macula_call" "$node_a" macula links
+    for pid in $pids; do stop "$pid" 30 "$node_a.log"; done
+}
+
+mix_commands_alone() {
+    expect 0 out 3 "$@" "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
+    expect 0 out 3 "$@" "$rel/bin/macula_call" "$SHOP_NODE" Elixir.Enum sum '[1,2]'
+}
+
 mix_commands_stopped() {
-    expect 1 err "*$nodedown*" "$rel/bin/shop" pid
-    expect 1 err "*$nodedown*" "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
+    expect 1 err "*$not_called*" "$rel/bin/shop" pid
+    expect 1 err "*$not_called*" "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
     expect 0 out 3 "$rel/bin/shop" eval 'IO.puts(1 + 2)'
-    expect 1 out "*Could not contact remote node $SHOP_NODE*" script -qefc "$rel/bin/shop remote" /dev/null
-    expect 1 err "*$nodedown*" "$rel/bin/shop" stop
+    expect 1 out "*$no_shell*" script -qefc "$rel/bin/shop remote" /dev/null
+    expect 1 err "*$not_called*" "$rel/bin/shop" stop
     expect 3 out pang "$rel/bin/macula_call" ping "$SHOP_NODE"
 }
 
@@ -261,6 +382,7 @@ mix_() {
     wait_for foreground.log "shop: $SHOP_NODE is up, code loading is embedded" 60 "$pid_a"
     state=running
     mix_commands_running
+    without_erlang mix_commands_alone
     stop "$pid_a" 30 foreground.log
     wait "$pid_a" || fail "status $? after SIGTERM" foreground.log
     state=stopped
@@ -286,8 +408,9 @@ mix_() {
     expect 0 out 3 "$rel/bin/shop" rpc 'IO.puts(1 + 2)'
     shell_on "iex($SHOP_NODE)1>" 'Enum.to_list(7..9) |> List.to_tuple()' '{7, 8, 9}' "$rel/bin/shop" remote
     stop "$pid_a" 30 relayed.log
+    mix_joins
     leave_relay
-    echo "release of Mix: calls and a shell through a relay"
+    echo "release of Mix: calls and a shell through a relay, and what README has typed"
 }
 
 case ${1:-all} in

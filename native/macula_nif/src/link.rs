@@ -158,6 +158,22 @@ fn link_send<'a>(
     frames: Term<'a>,
 ) -> NifResult<Term<'a>> {
     measured!("link_send", normal);
+    send(env, &link, frames)
+}
+
+/// A frame can have a part for every few bytes, and each takes its time: what `link_send` does, of
+/// frames that are too large for a normal scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn link_send_large<'a>(
+    env: Env<'a>,
+    link: ResourceArc<LinkResource>,
+    frames: Term<'a>,
+) -> NifResult<Term<'a>> {
+    measured!("link_send_large", dirty);
+    send(env, &link, frames)
+}
+
+fn send<'a>(env: Env<'a>, link: &LinkResource, frames: Term<'a>) -> NifResult<Term<'a>> {
     hops::pass(Hop::Called);
     let (chunks, count) = output::frames(frames)?;
     Ok(match link.link.send(chunks, count) {
