@@ -58,7 +58,7 @@ impl Intake {
         self.room.notified().await;
     }
 
-    /// Takes some `most` bytes, cut into frames; true when there are more. Once there are none,
+    /// Takes `most` bytes, cut into frames; true when there are more. Once there are none,
     /// the input handler is told of the next ones.
     pub(crate) fn take(&self, most: usize, mut piece: impl FnMut(Piece<'_>)) -> bool {
         let mut frames = self.frames.lock();
@@ -76,8 +76,12 @@ impl Intake {
         let mut waiting = self.waiting.lock();
         let (mut chunks, mut bytes) = (Vec::new(), 0);
         while bytes < most
-            && let Some(chunk) = waiting.chunks.pop_front()
+            && let Some(mut chunk) = waiting.chunks.pop_front()
         {
+            // quinn joins what came out of order into chunks of any size.
+            if chunk.len() > most - bytes {
+                waiting.chunks.push_front(chunk.split_off(most - bytes));
+            }
             bytes += chunk.len();
             chunks.push(chunk);
         }

@@ -345,7 +345,7 @@ impl Link {
         self.state.queue.tick()
     }
 
-    /// Takes some `most` bytes of what was received, piece by piece; true when there are more. One
+    /// Takes at most `most` bytes of what was received, piece by piece; true when there are more. One
     /// caller at a time.
     pub fn receive(&self, most: usize, mut piece: impl FnMut(Piece<'_>)) -> bool {
         let mut frames = 0;
