@@ -60,6 +60,7 @@ pub(crate) async fn run(shared: Arc<Shared>, quinn: quinn::Endpoint, door: Door)
         let pass = match verdict {
             // Costs an honest source a round trip (RFC 9000, 8.1.2), a forged one everything.
             Verdict::Validate if incoming.may_retry() => {
+                shared.validated.fetch_add(1, Relaxed);
                 let _ = incoming.retry();
                 continue;
             }

@@ -360,7 +360,7 @@ pub(crate) async fn connect(
         match timeout(limit, dial::connect(shared, *address, config.clone(), &url.text)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => last = error.into(),
-            Err(_) if answer.came() => last = RelayError::NotARelay(NOT_IN_QUIC.into()),
+            Err(_) if answer.is_foreign() => last = RelayError::NotARelay(NOT_IN_QUIC.into()),
             Err(_) => last = RelayError::Timeout,
         }
     }
