@@ -21,6 +21,7 @@ macula_load SCENARIO [--OPTION VALUE]...
       flood (bytes a second), slow-reader, loop, half-open, mute (how many)
 for all: --relay ADDRESS:PORT --pid PID     a relay that runs already, else one is started, with
          --bytes B --datagrams D            what it lets a node send in a second
+         --attachments N --memory BYTES     nodes that attach in a second; what may wait for all
          --one-address yes                  all nodes come from one address, as from behind a NAT
 ";
 
@@ -35,6 +36,8 @@ const KNOWN: &[&str] = &[
     "pid",
     "bytes",
     "datagrams",
+    "attachments",
+    "memory",
     "one-address",
     "port",
     "home",
@@ -106,7 +109,12 @@ async fn load(words: &[&str], options: &Options) -> Result<Figures, Error> {
 }
 
 fn allowance(options: &Options) -> Result<Allowance, Error> {
-    Ok(Allowance { bytes: options.given("bytes")?, datagrams: options.given("datagrams")? })
+    Ok(Allowance {
+        bytes: options.given("bytes")?,
+        datagrams: options.given("datagrams")?,
+        attachments: options.given("attachments")?,
+        memory: options.given("memory")?,
+    })
 }
 
 fn kind_of(name: &str, options: &Options) -> Result<Kind, Error> {

@@ -23,14 +23,22 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Nodes a relay takes: more than any load has.
 const NODES: usize = 65_536;
 
-/// What the relay lets each node send. None: no limit.
+/// What the relay allows. None: what it does by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowance {
-    /// Bytes a second.
+    /// Bytes a second of each node.
     pub bytes: Option<u64>,
-    /// Datagrams a second.
+    /// Datagrams a second of each node.
     pub datagrams: Option<u64>,
+    /// Attachments a second.
+    pub attachments: Option<u64>,
+    /// Bytes that wait for all nodes.
+    pub memory: Option<u64>,
 }
+
+/// As `macula_mesh_options` has them.
+const ATTACHMENTS: u64 = 500;
+const MEMORY: u64 = 256 * 1024 * 1024;
 
 /// Serves as a relay until standard input ends. Tells its port first, and its counters for each
 /// line that it reads.
@@ -46,9 +54,11 @@ pub async fn serve(port: u16, home: PathBuf, allowance: Allowance) -> Result<(),
         ..EndpointConfig::default()
     };
     let endpoint = Endpoint::open(&config, Arc::new(Member)).map_err(|e| format!("{e:?}"))?;
-    let Allowance { bytes, datagrams } = allowance;
+    let Allowance { bytes, datagrams, attachments, memory } = allowance;
     let relay = RelayConfig {
         nodes: Some(NODES),
+        attachments: attachments.or(Some(ATTACHMENTS)),
+        memory: memory.or(Some(MEMORY)),
         per_node: Limits { bytes, datagrams },
         ..RelayConfig::default()
     };
@@ -159,8 +169,14 @@ impl Own {
     ) -> Result<(Own, u32, u16), Error> {
         let mut command = Command::new(program);
         command.args(["relay", "--port", &port.to_string()]).arg("--home").arg(&home);
-        let Allowance { bytes, datagrams } = allowance;
-        for (option, limit) in [("--bytes", bytes), ("--datagrams", datagrams)] {
+        let Allowance { bytes, datagrams, attachments, memory } = allowance;
+        let limits = [
+            ("--bytes", bytes),
+            ("--datagrams", datagrams),
+            ("--attachments", attachments),
+            ("--memory", memory),
+        ];
+        for (option, limit) in limits {
             if let Some(limit) = limit {
                 command.args([option, &limit.to_string()]);
             }

@@ -34,7 +34,7 @@ async fn relay(allowance: Allowance) -> Relay {
 /// A quiet pair beside somebody who misbehaves: nothing is lost, and `evidence` of the misbehaviour
 /// grew at the relay.
 async fn bears_with(kind: Kind, evidence: &str) -> Figures {
-    let mut relay = relay(Allowance { bytes: Some(MAY_SEND), datagrams: None }).await;
+    let mut relay = relay(Allowance { bytes: Some(MAY_SEND), ..Allowance::default() }).await;
     let length = Duration::from_millis(reduced(10_000, 1_200));
     let figures = scenario::abuse(&mut relay, program(), kind, SHARE, length).await.unwrap();
     eprintln!("{kind:?}\n{}", figures.to_text());

@@ -344,11 +344,15 @@ impl Endpoint {
 
     /// Stops being a relay: tells its nodes, and ends their attachments after `grace`.
     pub async fn stop_relay(&self, grace: Duration) {
-        let relay = self.shared.relay.write().take();
-        if let Some(relay) = relay {
+        let Some(relay) = self.shared.relay() else {
+            return;
+        };
+        relay.restarting();
+        tokio::time::sleep(grace).await;
+        let goes = |current: &mut Arc<RelayService>| Arc::ptr_eq(current, &relay);
+        // Another one may have been started meanwhile, which then took the place of this one.
+        if self.shared.relay.write().take_if(goes).is_some() {
             self.shared.socket.answers_stun.store(false, Relaxed);
-            relay.restarting();
-            tokio::time::sleep(grace).await;
             relay.hang_up();
         }
     }
@@ -591,8 +595,7 @@ impl Shared {
         if former.relay_id() != tls.relay_id()
             && let Some(relay) = self.relay()
         {
-            // What nodes signed for the former key counts nowhere any more.
-            relay.part();
+            relay.has_another_key();
         }
         Ok(())
     }

@@ -45,6 +45,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// between QUIC's first packets grow, and a relay that is back must not wait for the next one.
 const INSIST: Duration = Duration::from_millis(1500);
 
+/// When to come again to a relay that did not even say when: its waiting room is empty by then.
+const CROWDED_MS: u32 = 1000;
+
 /// A directory: tags, and the sealed names of those who hold them.
 pub(super) type Entries = Vec<(Tag, Arc<[u8]>)>;
 
@@ -84,10 +87,14 @@ pub(super) async fn run(mesh: Arc<Mesh>, relay: usize, mut orders: mpsc::Receive
             Err(error) => error,
         };
         mesh.relay_down(relay);
+        let again = error.come_again();
         mesh.set_state(relay, State::Down(error));
         let pause = retry.pause(mesh.config.pace, random(), mesh.has_links());
         // The time of an attempt that nothing came of counts.
-        let over = (began + pause).max(Instant::now() + retry::jitter(random()));
+        let over = match again {
+            Some(again) => Instant::now() + retry::told(again, random()),
+            None => (began + pause).max(Instant::now() + retry::jitter(random())),
+        };
         // Nobody waits for an answer from a relay that is away.
         while let Ok(order) = timeout_at(over, orders.recv()).await {
             if order.is_none() {
@@ -175,10 +182,11 @@ impl Attachment<'_> {
                 continue;
             }
             while acknowledged() == stats.frame_rx.acks {
-                if let Ok(attached) = self.attempt(INSIST).await {
-                    return attached;
-                }
-                sleep(retry::jitter(random())).await;
+                let pause = match self.attempt(INSIST).await {
+                    Ok(attached) => return attached,
+                    Err(error) => error.come_again(),
+                };
+                sleep(retry::told(pause.unwrap_or_default(), random())).await;
             }
         }
     }
@@ -477,7 +485,7 @@ impl From<DialError> for RelayError {
             DialError::NotMacula(text) => RelayError::NotARelay(text),
             DialError::Certificate(fault) => RelayError::Certificate(fault),
             DialError::OwnCertificate(fault) => RelayError::OwnCertificate(fault),
-            DialError::Busy => RelayError::Refused(Refusal::Full),
+            DialError::Busy => RelayError::Refused(Refusal::Busy(CROWDED_MS)),
             DialError::Tls(text) | DialError::Io(text) => RelayError::Lost(text),
             other => RelayError::Lost(format!("{other:?}")),
         }

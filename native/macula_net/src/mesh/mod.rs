@@ -116,9 +116,18 @@ impl RelayError {
             | RelayError::Certificate(_)
             | RelayError::OwnCertificate(_) => true,
             RelayError::Refused(refusal) => {
-                !matches!(refusal, Refusal::Full | Refusal::Replaced | Refusal::Other(_))
+                let may_pass = matches!(refusal, Refusal::Full | Refusal::Busy(_));
+                !may_pass && !matches!(refusal, Refusal::Replaced | Refusal::Other(_))
             }
             _ => false,
+        }
+    }
+
+    /// When the relay wants to be tried again, if it said so.
+    fn come_again(&self) -> Option<Duration> {
+        match self {
+            RelayError::Refused(Refusal::Busy(ms)) => Some(Duration::from_millis((*ms).into())),
+            _ => None,
         }
     }
 }
