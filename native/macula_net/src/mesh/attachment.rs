@@ -41,8 +41,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often it is looked whether what was sent is acknowledged.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long an attempt may take beside an attachment on which nothing is acknowledged: the pauses
-/// between QUIC's first packets grow, and a relay that is back must not wait for the next one.
+/// How long the first attempt may take beside an attachment on which nothing is acknowledged: the
+/// pauses between QUIC's first packets grow, and a relay that is back must not wait for the next one.
+/// Each further one may take twice as long: a relay to which all its nodes come back is slow.
 const INSIST: Duration = Duration::from_millis(1500);
 
 /// When to come again to a relay that did not even say when: its waiting room is empty by then.
@@ -181,11 +182,13 @@ impl Attachment<'_> {
             if !silence.look(began.elapsed(), sent, stats.frame_rx.acks) {
                 continue;
             }
+            let mut limit = INSIST;
             while acknowledged() == stats.frame_rx.acks {
-                let pause = match self.attempt(INSIST).await {
+                let pause = match self.attempt(limit).await {
                     Ok(attached) => return attached,
                     Err(error) => error.come_again(),
                 };
+                limit = (2 * limit).min(ATTACH);
                 sleep(retry::told(pause.unwrap_or_default(), random())).await;
             }
         }
