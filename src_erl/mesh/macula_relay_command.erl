@@ -16,6 +16,7 @@ health() ->
         {error, Reason} -> stop(1, macula_relay_config:format_error(Reason))
     end.
 
+-spec healthy({ok, Status :: integer(), iodata()} | {error, inet:posix()}) -> no_return().
 healthy({ok, 200, Body}) -> stop(0, Body);
 healthy({ok, _, Body}) -> stop(1, Body);
 healthy({error, Reason}) -> stop(1, ["the relay does not answer: ", inet:format_error(Reason)]).

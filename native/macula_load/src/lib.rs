@@ -5,7 +5,7 @@
 //! is whoever misbehaves, so that it can be given a share of CPU of its own. All of it is on
 //! loopback, where each node has an address of its own; every load ends by itself.
 //!
-//! [`node`] are whole nodes of `macula_net`, [`line`] attachments with nothing behind them, which
+//! [`node`] are whole nodes of `macula_net`, [`mod@line`] attachments with nothing behind them, which
 //! cost so little that the relay is what gets busy.
 #![forbid(unsafe_code)]
 
