@@ -23,7 +23,7 @@
               {socket_out, "quinn makes the datagram"},
               {socket_in, "kernel; the other thread is woken"},
               {reading, "quinn opens the datagram"},
-              {posted, "bytes become a frame"},
+              {posted, "the bytes wait"},
               {input_woken, "the input handler is woken"},
               {received, "decoded; the receiver is woken"}]).
 

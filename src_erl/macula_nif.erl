@@ -10,7 +10,7 @@
 -export([mesh_join/2, mesh_leave/2, mesh_cookies/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
 -export([relay_start/2, relay_stop/2, relay_stats/1, relay_peers/1]).
 -export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
-         link_recv_packet/1, link_established/3, link_credit/2, link_send/2,
+         link_recv_packet/1, link_established/3, link_receive/1, link_send/2,
          link_tick/1, link_stat/1, link_close/1]).
 -export([registry_publish/3, registry_find/2, registry_list/1]).
 -export([registry_withdraw/1]).
@@ -193,8 +193,8 @@ link_recv_packet(Link) -> load_and(link_recv_packet, [Link]).
 -spec link_established(link(), binary(), pid()) -> ok.
 link_established(Link, Node, Input) -> load_and(link_established, [Link, Node, Input]).
 
--spec link_credit(link(), non_neg_integer()) -> ok.
-link_credit(Link, Bytes) -> load_and(link_credit, [Link, Bytes]).
+-spec link_receive(link()) -> {[binary()], Bytes :: non_neg_integer(), more | none}.
+link_receive(Link) -> load_and(link_receive, [Link]).
 
 -spec link_send(link(), [frame()]) -> ok | wait | {error, closed}.
 link_send(Link, Frames) -> load_and(link_send, [Link, Frames]).

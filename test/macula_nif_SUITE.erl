@@ -92,7 +92,6 @@ right_rest(endpoint_cookie, _) -> [1, <<"cookie">>];
 right_rest(dial, _) -> [dial_to({{127, 0, 0, 1}, 1})];
 right_rest(link_send_packet, _) -> [<<"x">>];
 right_rest(link_established, _) -> [<<"x@y">>, self()];
-right_rest(link_credit, _) -> [0];
 right_rest(link_send, _) -> [[]];
 right_rest(registry_publish, _) -> [<<"x@y">>, {{127, 0, 0, 1}, 1}];
 right_rest(registry_find, _) -> [<<"x@y">>];
@@ -107,9 +106,7 @@ bad_frames(_) ->
                  || Frames <- [[{1, <<1>>}], [{2, [<<1>>]}], [{0, [<<1>>]}], [{-1, []}], [{1 bsl 40, []}],
                                [{1, [1]}], [{1, [<<1:1>>]}], [{1, [<<1>>]} | bad], [{1, [<<1>>], x}],
                                [{1, [<<1>>]}, {1, []}], [{1, [<<1>> | <<2>>]}]]],
-                ?assertEqual(badarg, class(fun() -> macula_nif:link_credit(Link, -1) end)),
                 ?assertMatch({error, _}, macula_nif:link_send_packet(Link, binary:copy(<<0>>, 65_536))),
-                ok = macula_nif:link_credit(Link, 1 bsl 50),
                 says(Link, Other, <<"still here">>)
             end).
 
@@ -157,7 +154,7 @@ after_close(_) ->
                 ?assertEqual({error, closed}, macula_nif:link_tick(Link)),
                 ?assertEqual({error, closed}, macula_nif:link_stat(Link)),
                 ok = macula_nif:link_recv_packet(Link),
-                ok = macula_nif:link_credit(Link, 1),
+                ?assertEqual({[], 0, none}, macula_nif:link_receive(Link)),
                 Id = macula_nif:link_id(Other),
                 receive {macula_link, Id, {closed, _}} -> ok after ?HANG -> error(hangs) end,
                 ok = macula_nif:dial_cancel(Dial),

@@ -72,7 +72,6 @@ crash(A, B) ->
          wait_until(fun() -> call(A, net_adm, ping, [name(B)]) =:= pong end)
      end || Kill <- [fun(Pid) -> exit(Pid, boom) end,
                      fun(Pid) -> exit(Pid, kill) end,
-                     fun(Pid) -> Pid ! {macula_frames, none, [not_a_frame], 0} end,
                      fun(Pid) -> tried(sys, terminate, [Pid, boom, 1_000]) end]].
 
 dial_nowhere() ->

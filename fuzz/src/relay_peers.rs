@@ -215,7 +215,7 @@ impl World {
                     let chosen = at.iter().find(|place| place.2 == peer);
                     assert!(chosen.is_some_and(|place| place.0 && Some(place.1) == newest));
                 }
-                Forward::Hold(_) => assert!(!at.is_empty() && at.iter().all(|place| !place.0)),
+                Forward::Silent => assert!(!at.is_empty() && at.iter().all(|place| !place.0)),
                 Forward::Nobody(tag) => assert!(at.is_empty() && tag == *to),
                 // The node was taken for dead.
                 Forward::Invalid => assert_eq!(self.relay.nodes(), 0),

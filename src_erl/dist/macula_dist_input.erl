@@ -1,6 +1,6 @@
-%% @doc The input side of one link: hands received frames to the emulator and
-%% gives the credit back. The only process that may do so for its connection.
-%% It also hears of the link's end, since that comes after the last frame.
+%% @doc The input side of one link: takes received frames and hands them to the
+%% emulator. The only process that may do so for its connection. It also hears
+%% of the link's end, since that comes after the last frame.
 -module(macula_dist_input).
 
 -export([start_link/2, finish/1]).
@@ -20,13 +20,12 @@
 %%
 %% Priority normal: decoding then competes fairly with the processes that
 %% receive the messages; a higher one would fill mailboxes faster than their
-%% owners, on the same scheduler, could empty them. Credit bounds the queue,
-%% off_heap keeps it out of every collection of this process, and
-%% fullsweep_after 0 frees binaries at the first one.
+%% owners, on the same scheduler, could empty them. What waits, waits in the
+%% link; fullsweep_after 0 frees binaries at the first collection.
 -spec start_link(macula_nif:link(), erlang:dist_handle()) -> pid().
 start_link(Link, DHandle) ->
     spawn_opt(?MODULE, init, [Link, DHandle],
-              [link, {message_queue_data, off_heap}, {fullsweep_after, 0}]).
+              [link, {fullsweep_after, 0}]).
 
 %% @doc Delivers what has come so far, then goes, and so ends the connection.
 -spec finish(pid()) -> ok.
@@ -40,15 +39,25 @@ init(Link, DHandle) ->
 
 loop(Link, Id, DHandle, Since) ->
     receive
-        {macula_frames, Id, Frames, Bytes} ->
+        {macula_link, Id, readable} ->
             ?HOP(input_woken),
-            ok = deliver(Frames, DHandle),
-            ok = macula_nif:link_credit(Link, Bytes),
-            loop(Link, Id, DHandle, collect(Since + Bytes));
+            loop(Link, Id, DHandle, take(Link, DHandle, Since));
         {macula_link, Id, {closed, _}} ->
             exit(connection_closed);
         finish ->
-            exit(connection_closed)
+            _ = take(Link, DHandle, Since),
+            exit(connection_closed);
+        _ ->
+            loop(Link, Id, DHandle, Since)
+    end.
+
+%% All that has come; of the next we are told.
+take(Link, DHandle, Since) ->
+    {Frames, Bytes, More} = macula_nif:link_receive(Link),
+    ok = deliver(Frames, DHandle),
+    case More of
+        more -> take(Link, DHandle, collect(Since + Bytes));
+        none -> collect(Since + Bytes)
     end.
 
 deliver([], _) ->

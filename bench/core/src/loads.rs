@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use macula_core::admission::Admission;
-use macula_core::dist::credit::SendCredit;
+use macula_core::dist::credit::Credit;
 use macula_core::dist::frame::{self, FrameReader, Piece};
 use macula_core::path::demux;
 use macula_core::path::table::LabelTable;
@@ -107,11 +107,11 @@ fn read_frames(len: usize, count: usize) -> Load {
 /// Batches of 64 KiB, written a packet at a time.
 fn credit() -> Load {
     Box::new(|| {
-        let mut credit = SendCredit::default();
+        let mut credit = Credit::output();
         for _ in 0..CALLS {
             black_box(credit.queued(black_box(64 * 1024)));
             while credit.waiting() > 0 {
-                black_box(credit.written(black_box(CHUNK)));
+                black_box(credit.taken(black_box(CHUNK)));
             }
         }
     })

@@ -161,7 +161,7 @@ impl World {
                 }
                 Action::Pong(path, token) => self.transmit(end, path, Load::Pong(token)),
                 Action::Use(path) => self.switches.push((self.now, end, path)),
-                Action::Repeat => self.send_data(end),
+                Action::Probe => self.send_data(end),
             }
         }
     }

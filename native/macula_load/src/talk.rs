@@ -2,12 +2,12 @@
 //! see whether anything is missing, twice there, or out of order.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use macula_core::dist::frame;
+use macula_core::dist::frame::{self, Piece};
 use macula_net::{Closed, DialRequest, Endpoint, Inbox, Link, Owner, Way};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{interval, timeout};
@@ -21,6 +21,9 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// How long a link may take to be opened.
 const DIAL: Duration = Duration::from_secs(30);
+
+/// Bytes of frames taken at once.
+const TAKEN: usize = 64 * 1024;
 
 /// What came of a talk.
 #[derive(Clone, Debug, Default)]
@@ -71,9 +74,10 @@ impl Pair {
             end.set_owner(Box::new(Quiet));
         }
         let next = || AtomicU64::new(0);
-        let echo = Echo { link: other.clone(), next: next(), disordered: disordered.clone() };
+        let disorder = disordered.clone();
+        let echo = Echo { frames: Frames::new(&other), next: next(), disordered: disorder };
         other.establish(name(number), echo);
-        link.establish(name(target), Ear { link: link.clone(), answer });
+        link.establish(name(target), Ear { frames: Frames::new(&link), answer });
         Ok(Pair { link, answers, asked: 0, answered: 0, disordered, _other: other })
     }
 
@@ -156,23 +160,16 @@ impl Owner for Quiet {
 
 /// Takes the answers.
 struct Ear {
-    link: Arc<Link>,
+    frames: Frames,
     answer: UnboundedSender<(u64, Instant)>,
 }
 
 impl Inbox for Ear {
-    type Frame = Vec<u8>;
-
-    fn allocate(&self, len: usize) -> Vec<u8> {
-        vec![0; len]
-    }
-
-    fn deliver(&self, frames: Vec<Vec<u8>>, bytes: usize) {
-        for frame in frames {
+    fn readable(&self) {
+        self.frames.take(|frame| {
             // Nobody listens any more once the talk is over.
-            let _ = self.answer.send((number(&frame), Instant::now()));
-        }
-        self.link.credit(bytes);
+            let _ = self.answer.send((number(frame), Instant::now()));
+        });
     }
 
     fn closed(&self, _reason: &Closed) {}
@@ -180,28 +177,48 @@ impl Inbox for Ear {
 
 /// Answers with the question.
 struct Echo {
-    link: Arc<Link>,
+    frames: Frames,
     next: AtomicU64,
     disordered: Arc<AtomicU64>,
 }
 
 impl Inbox for Echo {
-    type Frame = Vec<u8>;
-
-    fn allocate(&self, len: usize) -> Vec<u8> {
-        vec![0; len]
-    }
-
-    fn deliver(&self, frames: Vec<Vec<u8>>, bytes: usize) {
-        for frame in frames {
-            let number = number(&frame);
+    fn readable(&self) {
+        self.frames.take(|frame| {
+            let number = number(frame);
             if self.next.swap(number.wrapping_add(1), Relaxed) != number {
                 self.disordered.fetch_add(1, Relaxed);
             }
-            self.link.send([framed(&frame)], 1);
-        }
-        self.link.credit(bytes);
+            self.frames.link.send([framed(frame)], 1);
+        });
     }
 
     fn closed(&self, _reason: &Closed) {}
+}
+
+/// What comes over a link, put together.
+struct Frames {
+    link: Arc<Link>,
+    begun: Mutex<Vec<u8>>,
+}
+
+impl Frames {
+    fn new(link: &Arc<Link>) -> Frames {
+        Frames { link: link.clone(), begun: Mutex::default() }
+    }
+
+    /// Gives each frame that is there.
+    fn take(&self, mut each: impl FnMut(&[u8])) {
+        // Poisoned by a panic, which ended the load.
+        let Ok(mut begun) = self.begun.lock() else {
+            return;
+        };
+        let mut piece = |piece: Piece<'_>| match piece {
+            Piece::Start(_) => begun.clear(),
+            Piece::Body(bytes) => begun.extend_from_slice(bytes),
+            Piece::End => each(&begun),
+            Piece::Tick => {}
+        };
+        while self.link.receive(TAKEN, &mut piece) {}
+    }
 }

@@ -1,15 +1,24 @@
 //! Congestion control that starts afresh when a link takes another path.
 //!
 //! What was learned of the capacity of one path says nothing of another, and packets that were lost
-//! on the former one are no sign of congestion on this one.
+//! on the former one are no sign of congestion on this one, nor do those that are still unacknowledged
+//! take up room here.
+//!
+//! And it lets acknowledgements pass. As long as there is data to send and no room for it, quinn sends
+//! no acknowledgements either (RFC 9002, 7, would not have them wait), so that two ends that send to
+//! each other would both stand still with full windows until the next probe timeout.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
+
+/// How long after its last packet a sender without room may send one more, which takes the
+/// acknowledgements along: as long as a receiver may hold them back (RFC 9000, 18.2).
+const TRICKLE: Duration = Duration::from_millis(25);
 
 /// Counts the changes of path of one connection.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +54,9 @@ impl ControllerFactory for PathCubicConfig {
             seen: 0,
             began: now,
             mtu,
+            in_flight: 0,
+            left_behind: 0,
+            last_sent: now,
         })
     }
 }
@@ -57,15 +69,30 @@ struct PathCubic {
     seen: u64,
     began: Instant,
     mtu: u16,
+    /// Bytes not acknowledged: as of the latest acknowledgement, and what was sent since.
+    in_flight: u64,
+    /// Those of them that took the former path.
+    left_behind: u64,
+    last_sent: Instant,
 }
 
 impl PathCubic {
+    /// Bytes that may be under way at once on this path.
+    fn room(&self) -> u64 {
+        if self.epoch.0.load(Relaxed) == self.seen {
+            self.inner.window() + self.left_behind
+        } else {
+            self.inner.initial_window() + self.in_flight
+        }
+    }
+
     fn keep_up(&mut self, now: Instant) {
         let epoch = self.epoch.0.load(Relaxed);
         if epoch != self.seen {
             self.seen = epoch;
             self.began = now;
             self.inner = self.config.clone().build(now, self.mtu);
+            self.left_behind = self.in_flight;
         }
     }
 }
@@ -73,6 +100,8 @@ impl PathCubic {
 impl Controller for PathCubic {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.keep_up(now);
+        self.in_flight += bytes;
+        self.last_sent = now;
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -87,6 +116,8 @@ impl Controller for PathCubic {
         self.keep_up(now);
         if sent >= self.began {
             self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        } else {
+            self.left_behind = self.left_behind.saturating_sub(bytes);
         }
     }
 
@@ -98,6 +129,8 @@ impl Controller for PathCubic {
         largest_packet_num_acked: Option<u64>,
     ) {
         self.keep_up(now);
+        self.in_flight = in_flight;
+        self.left_behind = self.left_behind.min(in_flight);
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
@@ -111,6 +144,8 @@ impl Controller for PathCubic {
         self.keep_up(now);
         if sent >= self.began {
             self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        } else {
+            self.left_behind = self.left_behind.saturating_sub(lost_bytes);
         }
     }
 
@@ -120,7 +155,9 @@ impl Controller for PathCubic {
     }
 
     fn window(&self) -> u64 {
-        self.inner.window()
+        let (room, one_more) = (self.room(), self.in_flight + u64::from(self.mtu) + 1);
+        // quinn does not tell the time here; it is asked for only when there is no room.
+        if one_more <= room || self.last_sent.elapsed() < TRICKLE { room } else { one_more }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -148,7 +185,13 @@ impl Controller for PathCubic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    fn epoch(controller: &dyn Controller) -> Epoch {
+        let Ok(control) = controller.clone_box().into_any().downcast::<PathCubic>() else {
+            panic!("it is what the factory made");
+        };
+        control.epoch
+    }
 
     #[test]
     fn a_new_way_starts_afresh_and_forgets_the_losses_of_the_former_one() {
@@ -159,13 +202,43 @@ mod tests {
         let first = controller.window();
         controller.on_congestion_event(at(10), at(5), false, 1452);
         assert!(controller.window() < first);
-        let Ok(control) = controller.clone_box().into_any().downcast::<PathCubic>() else {
-            panic!("it is what the factory made");
-        };
-        control.epoch.advance();
+        epoch(&*controller).advance();
         controller.on_congestion_event(at(20), at(15), true, 1452);
         assert_eq!(controller.window(), first);
         controller.on_congestion_event(at(40), at(30), false, 1452);
         assert!(controller.window() < first);
+    }
+
+    #[test]
+    fn what_the_former_way_did_not_acknowledge_takes_no_room_on_a_new_one() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let factory = Arc::new(PathCubicConfig::default());
+        let mut controller = factory.build(began, 1452);
+        let first = controller.window();
+        (1..=8).for_each(|n| controller.on_sent(at(n), 1452, n));
+        controller.on_end_acks(at(9), 7 * 1452, false, Some(1));
+        controller.on_sent(at(9), 1452, 9);
+        assert_eq!(controller.window(), first);
+        epoch(&*controller).advance();
+        assert_eq!(controller.window(), first + 8 * 1452);
+        controller.on_sent(at(10), 1452, 10);
+        assert_eq!(controller.window(), first + 8 * 1452);
+        controller.on_congestion_event(at(11), at(8), true, 3 * 1452);
+        assert_eq!(controller.window(), first + 5 * 1452);
+        controller.on_end_acks(at(11), 1452, true, Some(9));
+        assert_eq!(controller.window(), first + 1452);
+    }
+
+    #[test]
+    fn who_has_no_room_may_send_one_packet_now_and_then() {
+        let long_ago = Instant::now() - 2 * TRICKLE;
+        let factory = Arc::new(PathCubicConfig::default());
+        let mut controller = factory.build(long_ago, 1452);
+        let first = controller.window();
+        controller.on_sent(long_ago, first, 9);
+        assert!((first + 1452..first + 2 * 1452).contains(&controller.window()));
+        controller.on_sent(Instant::now(), 1452, 10);
+        assert_eq!(controller.window(), first);
     }
 }

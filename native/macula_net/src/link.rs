@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use macula_core::dist::frame::Piece;
 use macula_core::hello::Peer;
 use macula_core::path::liveness::{Liveness, Verdict};
 use macula_core::path::select::Path;
@@ -15,10 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::greet::Greeted;
+use crate::intake::Intake;
 use crate::mesh::is_label;
 use crate::paths::LinkPaths;
 use crate::queue::Queue;
-use crate::reader::{self, Command, Inbox, PacketWaiter, Window};
+use crate::reader::{self, Command, Inbox, PacketWaiter};
 use crate::socket::{MeshSocket, from_label, to_label};
 use crate::unreachable::Watch;
 use crate::{tls, transport};
@@ -125,7 +127,7 @@ struct Ending {
 pub(crate) struct LinkState {
     connection: Connection,
     queue: Arc<Queue>,
-    pub(crate) window: Window,
+    pub(crate) intake: Intake,
     pub(crate) counters: Counters,
     reason: OnceLock<Closed>,
     ending: watch::Sender<Ending>,
@@ -202,8 +204,8 @@ impl Link {
         let (commands, requests) = mpsc::unbounded_channel();
         let state = Arc::new(LinkState {
             connection,
-            queue: Arc::default(),
-            window: Window::new(),
+            queue: Arc::new(Queue::new()),
+            intake: Intake::new(),
             counters: Counters::default(),
             reason: OnceLock::new(),
             ending: watch::Sender::default(),
@@ -325,7 +327,7 @@ impl Link {
         self.command(Command::Packet(waiter));
     }
 
-    /// The node `name` is up: from now on frames go to `inbox`.
+    /// The node `name` is up: from now on `inbox` hears of frames.
     pub fn establish(&self, name: String, inbox: impl Inbox) {
         if self.state.established.set(name).is_ok() {
             self.command(reader::start(self.state.clone(), inbox));
@@ -343,9 +345,16 @@ impl Link {
         self.state.queue.tick()
     }
 
-    /// Gives back what was delivered to the inbox as `bytes`.
-    pub fn credit(&self, bytes: usize) {
-        self.state.window.give(bytes);
+    /// Takes some `most` bytes of what was received, piece by piece; true when there are more. One
+    /// caller at a time.
+    pub fn receive(&self, most: usize, mut piece: impl FnMut(Piece<'_>)) -> bool {
+        let mut frames = 0;
+        let more = self.state.intake.take(most, |next| {
+            frames += u64::from(next == Piece::End);
+            piece(next);
+        });
+        self.state.counters.msgs_in.fetch_add(frames, Relaxed);
+        more
     }
 
     /// Signs of life received, frames and ticks sent, bytes that wait; none when closed.
@@ -459,7 +468,8 @@ async fn write(state: Arc<LinkState>, mut stream: quinn::SendStream) {
 
 /// Forgets the paths of a link once its connection is closed, and its last words are said.
 async fn leave(state: Arc<LinkState>, socket: Arc<MeshSocket>, paths: Arc<LinkPaths>) {
-    state.connection.closed().await;
+    // The peer's probes, which nobody else reads; it ends with the connection.
+    while state.connection.read_datagram().await.is_ok() {}
     socket.paths.release(&paths);
     sleep(DRAIN).await;
     socket.paths.remove(&paths);

@@ -1,11 +1,11 @@
 //! The paths of links: carries out what `macula_core::path::select` decides.
 //!
-//! Every link is known here by its label, with the path its datagrams take at present and the last
-//! of them. All of it is on the path of every datagram: nothing here waits for anything.
+//! Every link is known here by its label, with the path its datagrams take at present. All of it is
+//! on the path of every datagram: nothing here waits for anything.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,12 @@ use macula_core::path::control::{self, Control, ControlSeal, LinkId, PACKET};
 use macula_core::path::select::{Action, Path, Selector};
 use macula_core::path::table::LabelTable;
 use parking_lot::{Mutex, RwLock};
-use quinn::udp::Transmit;
 use quinn::{Connection, Side};
 use tokio::time::sleep;
 
-use crate::congestion::Epoch;
 use crate::endpoint::Shared;
-use crate::mesh::is_label;
+use crate::mesh::{ANY_LEG, is_label};
+use crate::probe::Probe;
 use crate::tls;
 
 /// The label of the keying material of control packets (RFC 8446, 7.5).
@@ -31,12 +30,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The same when all of them are idle: a machine that does nothing is to be left asleep.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// Datagrams of a link that are kept to be repeated: when the path they took is dead, these are what
-/// QUIC sent last to find out, two of them each time (RFC 9002, 6.2.4).
-const RECENT: usize = 4;
-
-/// The bit that tells a handshake's packets from those of an established connection (RFC 9000, 17).
-const LONG_HEADER: u8 = 0x80;
+/// How long nothing travels in one piece that some leg may not carry, once a link has probed its
+/// path: the attachments on it may be new, and take some round trips to find out what they carry.
+const NEW: Duration = Duration::from_secs(1);
 
 /// All links that have a path.
 #[derive(Debug, Default)]
@@ -59,8 +55,9 @@ pub(crate) struct LinkPaths {
     /// The label of the tunnel to the peer.
     tunnel: RwLock<Option<SocketAddr>>,
     deciding: Mutex<Deciding>,
-    recent: Mutex<Recent>,
-    epoch: Epoch,
+    probe: Probe,
+    /// Until when nothing long travels in one piece, in ms since the link began.
+    new_until: AtomicU64,
     unrepaired: bool,
 }
 
@@ -70,32 +67,13 @@ struct Deciding {
     seal: ControlSeal,
 }
 
-/// The last datagrams sent to a label: the link's own, and those of connections beside it that ask
-/// whether the peer has started anew, the latest first.
-#[derive(Debug, Default)]
-struct Recent(Vec<Sent>);
-
-/// The last datagrams of one connection, of each batch its last one.
-#[derive(Debug)]
-struct Sent {
-    connection: ConnectionId,
-    datagrams: [Vec<u8>; RECENT],
-    next: usize,
-}
-
-/// What the peer calls a connection: of this length, as every endpoint of ours chooses it.
-type ConnectionId = [u8; 8];
-
-/// Connections whose datagrams are kept.
-const CONNECTIONS: usize = 3;
-
 /// Something to send.
 #[derive(Debug)]
 pub(crate) enum Output {
     /// To find out about this path.
     Control(Path, [u8; PACKET]),
-    /// Once more, on the path in use.
-    Again(Vec<u8>),
+    /// What QUIC takes for under way, and is lost, on the path in use.
+    Probe,
 }
 
 impl Paths {
@@ -168,8 +146,8 @@ impl Paths {
                 selector: Selector::new(dialled, path, u64::from_ne_bytes(seed)),
                 seal,
             }),
-            recent: Mutex::default(),
-            epoch: Epoch::of(connection),
+            probe: Probe::new(connection.clone()),
+            new_until: AtomicU64::new(0),
             unrepaired: self.unrepaired.load(Relaxed),
         });
         self.links.write().insert(link.link, link.clone());
@@ -177,8 +155,8 @@ impl Paths {
         Some(link)
     }
 
-    /// Links that come to be from now on repeat no datagrams, and keep what their congestion control
-    /// knows, when they take another path. To measure what these are worth.
+    /// Links that come to be from now on leave it to QUIC to find out that another path is there, and
+    /// keep what their congestion control knows of the former one. To measure what that costs.
     pub(crate) fn leave_unrepaired(&self) {
         self.unrepaired.store(true, Relaxed);
     }
@@ -247,13 +225,19 @@ impl LinkPaths {
         *self.tunnel.write() = Some(tunnel);
     }
 
-    /// Remembers what is sent.
-    pub(crate) fn note(&self, transmit: &Transmit<'_>) {
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-        let Some(last) = transmit.contents.chunks(size).next_back() else {
-            return;
-        };
-        self.recent.lock().note(last);
+    /// Has QUIC send again what is lost.
+    pub(crate) fn probe(&self) {
+        self.new_until.store(self.age() + NEW.as_millis() as u64, Relaxed);
+        self.probe.send();
+    }
+
+    /// The longest datagram of the link that may travel in one piece.
+    pub(crate) fn longest(&self) -> usize {
+        if self.age() < self.new_until.load(Relaxed) { ANY_LEG } else { usize::MAX }
+    }
+
+    fn age(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
     }
 
     /// There is a path to the peer.
@@ -300,59 +284,11 @@ impl LinkPaths {
                     outputs.extend(sealed.map(|packet| Output::Control(path, packet)));
                 }
                 Action::Use(path) => *self.current.write() = path,
-                Action::Repeat if self.unrepaired => {}
-                Action::Repeat => {
-                    self.epoch.advance();
-                    outputs.extend(self.recent().into_iter().map(Output::Again));
-                }
+                Action::Probe if self.unrepaired => {}
+                Action::Probe => outputs.push(Output::Probe),
             }
         }
         outputs
-    }
-
-    /// The last datagrams, oldest first.
-    fn recent(&self) -> Vec<Vec<u8>> {
-        let recent = self.recent.lock();
-        recent.0.iter().flat_map(Sent::in_order).cloned().collect()
-    }
-}
-
-impl Recent {
-    fn note(&mut self, datagram: &[u8]) {
-        let Some((first, rest)) = datagram.split_first() else {
-            return;
-        };
-        // What belongs to a handshake is repeated by who makes it.
-        let Some(connection) = rest.first_chunk().filter(|_| first & LONG_HEADER == 0) else {
-            return;
-        };
-        let known = self.0.iter().position(|sent| sent.connection == *connection);
-        match known {
-            Some(0) => {}
-            Some(at) => self.0[..=at].rotate_right(1),
-            None => {
-                self.0.truncate(CONNECTIONS - 1);
-                self.0.insert(0, Sent::new(*connection));
-            }
-        }
-        if let Some(sent) = self.0.first_mut() {
-            let slot = &mut sent.datagrams[sent.next];
-            sent.next = (sent.next + 1) % RECENT;
-            slot.clear();
-            slot.extend_from_slice(datagram);
-        }
-    }
-}
-
-impl Sent {
-    fn new(connection: ConnectionId) -> Sent {
-        Sent { connection, datagrams: Default::default(), next: 0 }
-    }
-
-    /// Oldest first.
-    fn in_order(&self) -> impl Iterator<Item = &Vec<u8>> {
-        let (newer, older) = self.datagrams.split_at(self.next);
-        older.iter().chain(newer).filter(|datagram| !datagram.is_empty())
     }
 }
 
@@ -365,32 +301,5 @@ pub(crate) async fn watch(shared: Weak<Shared>) {
             return;
         };
         pause = if shared.look_at_links() { IDLE_LOOK } else { LOOK };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn datagram(connection: u8, number: u8) -> Vec<u8> {
-        [&[0x40][..], &[connection; 8], &[number]].concat()
-    }
-
-    fn numbers(recent: &Recent) -> Vec<u8> {
-        recent.0.iter().flat_map(Sent::in_order).map(|datagram| datagram[9]).collect()
-    }
-
-    #[test]
-    fn the_last_datagrams_of_each_connection_are_kept() {
-        let mut recent = Recent::default();
-        (1..=6).for_each(|number| recent.note(&datagram(1, number)));
-        assert_eq!(numbers(&recent), [3, 4, 5, 6]);
-        recent.note(&[[0xc0].as_slice(), &[9; 30]].concat());
-        recent.note(&datagram(2, 7));
-        recent.note(&datagram(3, 8));
-        recent.note(&datagram(1, 9));
-        assert_eq!(numbers(&recent), [4, 5, 6, 9, 8, 7]);
-        recent.note(&datagram(4, 10));
-        assert_eq!(numbers(&recent), [10, 4, 5, 6, 9, 8]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use macula_core::dist::credit::SendCredit;
+use macula_core::dist::credit::Credit;
 use parking_lot::Mutex;
 use quinn::SendStream;
 use tokio::sync::Notify;
@@ -15,7 +15,7 @@ use crate::hops::{self, Hop};
 const TICK: Bytes = Bytes::from_static(&[0, 0, 0, 0]);
 
 /// Bytes that wait to be written, and the producer's credit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
@@ -23,11 +23,11 @@ pub(crate) struct Queue {
     pub(crate) bytes_out: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     chunks: Vec<Bytes>,
     ticks: u32,
-    credit: SendCredit,
+    credit: Credit,
     closing: bool,
 }
 
@@ -38,6 +38,13 @@ enum Work {
 }
 
 impl Queue {
+    /// An empty one.
+    pub(crate) fn new() -> Queue {
+        let state =
+            State { chunks: Vec::new(), ticks: 0, credit: Credit::output(), closing: false };
+        Queue { state: Mutex::new(state), changed: Notify::new(), bytes_out: AtomicU64::new(0) }
+    }
+
     /// Adds `chunks`. True when the producer must pause; none when the link is closing.
     pub(crate) fn push(&self, chunks: impl IntoIterator<Item = Bytes>) -> Option<bool> {
         let mut state = self.state.lock();
@@ -133,7 +140,7 @@ impl Queue {
             let written = stream.write_chunks(rest).await?;
             rest = &mut rest[written.chunks..];
             self.bytes_out.fetch_add(written.bytes as u64, Relaxed);
-            if self.state.lock().credit.written(written.bytes) {
+            if self.state.lock().credit.taken(written.bytes) {
                 resume();
             }
         }

@@ -21,7 +21,7 @@ use tokio::io::Interest;
 
 use crate::answers::Answers;
 use crate::hops::{self, Hop};
-use crate::mesh::{ANY_LEG, Tunnels, is_label};
+use crate::mesh::{Tunnels, is_label};
 use crate::paths::{LinkPaths, Output, Paths};
 
 /// Socket buffers asked for, in bytes: enough for some ms of full rate while the runtime is busy.
@@ -177,34 +177,28 @@ impl MeshSocket {
     /// Sends what was decided for a link. What cannot be sent right now is a lost datagram.
     pub(crate) fn carry_out(&self, link: &LinkPaths, outputs: Vec<Output>) {
         for output in outputs {
-            // The peer's leg may be too new to carry long ones, and what is repeated is to arrive.
-            let (path, contents) = match &output {
-                Output::Control(path, packet) => (*path, &packet[..]),
-                Output::Again(datagram) => (link.current(), &datagram[..]),
-            };
-            let transmit = Transmit {
-                destination: link.label(),
-                ecn: None,
-                contents,
-                segment_size: None,
-                src_ip: None,
-            };
-            let _ = self.send_by(link, path, &transmit, ANY_LEG);
+            match output {
+                Output::Control(path, packet) => {
+                    let transmit = Transmit {
+                        destination: link.label(),
+                        ecn: None,
+                        contents: &packet,
+                        segment_size: None,
+                        src_ip: None,
+                    };
+                    let _ = self.send_by(link, path, &transmit);
+                }
+                Output::Probe => link.probe(),
+            }
         }
     }
 
-    fn send_by(
-        &self,
-        link: &LinkPaths,
-        path: Path,
-        transmit: &Transmit<'_>,
-        longest: usize,
-    ) -> io::Result<()> {
+    fn send_by(&self, link: &LinkPaths, path: Path, transmit: &Transmit<'_>) -> io::Result<()> {
         match path {
             Path::Direct(path) => self.send_to(path, transmit),
             Path::Relay(relay) => {
                 if let Some(tunnel) = link.tunnel() {
-                    self.tunnels.send_through(relay, &tunnel, transmit, longest);
+                    self.tunnels.send_through(relay, &tunnel, transmit, link.longest());
                 }
                 Ok(())
             }
@@ -384,8 +378,7 @@ impl AsyncUdpSocket for MeshSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let label = to_label(transmit.destination);
         if let Some(link) = self.paths.of(&label) {
-            link.note(transmit);
-            return self.send_by(&link, link.current(), transmit, usize::MAX);
+            return self.send_by(&link, link.current(), transmit);
         }
         if is_label(&label) {
             self.tunnels.send(&label, transmit);

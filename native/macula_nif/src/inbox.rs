@@ -1,5 +1,7 @@
-//! Frames on their way up: filled in memory of the emulator's, posted to the input handler.
+//! Frames on their way up. The input handler is told that some wait, and takes them on its own
+//! scheduler: what another thread allocates costs the emulator a wake-up of yet another one to be freed.
 
+use macula_core::dist::frame::Piece;
 use macula_net::{Closed, Inbox};
 use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, OwnedBinary, Term};
 
@@ -10,29 +12,74 @@ use crate::term::closed;
 /// Largest binary the emulator keeps on a process heap, in bytes (`ERL_ONHEAP_BIN_LIMIT`).
 const ON_HEAP: usize = 64;
 
-/// Posts frames to the input handler of a link.
+/// The input handler of a link.
 pub(crate) struct InputHandler {
     pub(crate) id: u64,
     pub(crate) pid: LocalPid,
 }
 
+impl Inbox for InputHandler {
+    fn readable(&self) {
+        let id = self.id;
+        post(self.pid, move |env| (atoms::macula_link(), id, atoms::readable()).encode(env));
+    }
+
+    fn closed(&self, reason: &Closed) {
+        post_closed(self.pid, self.id, reason);
+    }
+}
+
+/// Makes frames of their pieces.
+#[derive(Default)]
+pub(crate) struct Assembly {
+    /// The frame begun, and how much of it is there.
+    begun: Option<(Frame, usize)>,
+}
+
+impl Assembly {
+    /// Takes the next piece; the frame that it completes.
+    pub(crate) fn add<'a>(&mut self, env: Env<'a>, piece: Piece<'_>) -> Option<Term<'a>> {
+        match piece {
+            Piece::Tick => None,
+            Piece::Start(len) => {
+                self.begun = Some((Frame::new(len), 0));
+                None
+            }
+            Piece::Body(bytes) => {
+                if let Some((frame, filled)) = &mut self.begun {
+                    frame.as_mut()[*filled..*filled + bytes.len()].copy_from_slice(bytes);
+                    *filled += bytes.len();
+                }
+                None
+            }
+            Piece::End => self.begun.take().map(|(frame, _)| frame.into_term(env)),
+        }
+    }
+}
+
 /// A frame being filled. Each has memory of its own: frames that shared a batch would keep it all
 /// alive when only one of them stays in a mailbox.
-pub(crate) enum Frame {
+enum Frame {
     Small { bytes: [u8; ON_HEAP], len: u8 },
     Large(OwnedBinary),
 }
 
-impl AsMut<[u8]> for Frame {
+impl Frame {
+    fn new(len: usize) -> Frame {
+        if len <= ON_HEAP {
+            Frame::Small { bytes: [0; ON_HEAP], len: len as u8 }
+        } else {
+            Frame::Large(OwnedBinary::new(len))
+        }
+    }
+
     fn as_mut(&mut self) -> &mut [u8] {
         match self {
             Frame::Small { bytes, len } => &mut bytes[..usize::from(*len)],
             Frame::Large(binary) => binary.as_mut_slice(),
         }
     }
-}
 
-impl Frame {
     fn into_term(self, env: Env<'_>) -> Term<'_> {
         match self {
             Frame::Small { bytes, len } => {
@@ -42,31 +89,6 @@ impl Frame {
             }
             Frame::Large(binary) => binary.release(env).to_term(env),
         }
-    }
-}
-
-impl Inbox for InputHandler {
-    type Frame = Frame;
-
-    fn allocate(&self, len: usize) -> Frame {
-        if len <= ON_HEAP {
-            Frame::Small { bytes: [0; ON_HEAP], len: len as u8 }
-        } else {
-            Frame::Large(OwnedBinary::new(len))
-        }
-    }
-
-    fn deliver(&self, frames: Vec<Frame>, bytes: usize) {
-        let id = self.id;
-        post(self.pid, move |env| {
-            let frames: Vec<Term<'_>> =
-                frames.into_iter().map(|frame| frame.into_term(env)).collect();
-            (atoms::macula_frames(), id, frames, bytes).encode(env)
-        });
-    }
-
-    fn closed(&self, reason: &Closed) {
-        post_closed(self.pid, self.id, reason);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use macula_core::dist::frame::Piece;
 use macula_net::hops::{self, Hop};
 use macula_net::{Closed, Link, Owner, PacketWaiter, SendState};
 use parking_lot::Mutex;
@@ -10,17 +11,22 @@ use rustler::{
     Atom, Binary, Encoder, Env, LocalPid, Monitor, NifResult, Resource, ResourceArc, Term,
 };
 
-use crate::inbox::{InputHandler, post_closed};
+use crate::inbox::{Assembly, InputHandler, post_closed};
 use crate::measure::measured;
 use crate::runtime::post;
 use crate::term::{Address, Text, binary, error};
 use crate::{atoms, output};
+
+/// Bytes received that one call takes, as it runs on a normal scheduler: small frames of so many take
+/// some 100 us.
+const RECEIVE: usize = 64 * 1024;
 
 /// A link, closed when the process that owns it dies or when Erlang forgets it. No task holds it.
 pub(crate) struct LinkResource {
     link: Arc<Link>,
     /// The monitor of the owner of the moment: a former owner may die without harm.
     monitor: Mutex<Option<Monitor>>,
+    assembly: Mutex<Assembly>,
 }
 
 #[rustler::resource_impl]
@@ -37,7 +43,11 @@ impl Resource for LinkResource {
 impl LinkResource {
     /// A resource for `link`, owned by the process `owner`. Only for threads of the runtime.
     pub(crate) fn owned_by(link: Arc<Link>, owner: LocalPid) -> ResourceArc<LinkResource> {
-        let resource = ResourceArc::new(LinkResource { link, monitor: Mutex::new(None) });
+        let resource = ResourceArc::new(LinkResource {
+            link,
+            monitor: Mutex::default(),
+            assembly: Mutex::default(),
+        });
         *resource.monitor.lock() = resource.monitor(None, &owner);
         resource
     }
@@ -164,10 +174,17 @@ fn link_tick(env: Env<'_>, link: ResourceArc<LinkResource>) -> Term<'_> {
 }
 
 #[rustler::nif]
-fn link_credit(link: ResourceArc<LinkResource>, bytes: usize) -> Atom {
-    measured!("link_credit", normal);
-    link.link.credit(bytes);
-    atoms::ok()
+fn link_receive(env: Env<'_>, link: ResourceArc<LinkResource>) -> (Vec<Term<'_>>, usize, Atom) {
+    measured!("link_receive", normal);
+    let mut assembly = link.assembly.lock();
+    let (mut frames, mut bytes) = (Vec::new(), 0);
+    let more = link.link.receive(RECEIVE, |piece| {
+        if let Piece::Body(body) = &piece {
+            bytes += body.len();
+        }
+        frames.extend(assembly.add(env, piece));
+    });
+    (frames, bytes, if more { atoms::more() } else { atoms::none() })
 }
 
 #[rustler::nif]

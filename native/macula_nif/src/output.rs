@@ -14,7 +14,7 @@ use crate::term::for_each;
 
 /// Binaries from this size on are shared. Sharing costs an entry in the send buffer and a
 /// reference taken and dropped, about what copying this much does.
-const SHARE_FROM: usize = 4096;
+const SHARE_FROM: usize = 16 * 1024;
 
 /// The frames of `list`, `[{Size, iovec()}]`, as chunks, and how many they are.
 ///

@@ -2,38 +2,48 @@
 
 /// Bytes of output that may wait before the controller is told to stop draining the emulator.
 ///
-/// One MiB is the emulator's own limit (`+zdbbl`): more would hide its busy signal from senders,
-/// much less would leave the connection idle while the controller is scheduled again.
-pub const SEND_HIGH: usize = 1024 * 1024;
+/// Half a MiB is what the emulator itself still holds when it lets suspended senders go on (half of
+/// `+zdbbl`). With twice as much a small message beside bulk waits longer, and nothing is faster; with
+/// half as much some senders starve for a second now and then, as the emulator's queue is hardly ever
+/// below its mark. It goes on at half, so that pausing and resuming cost two messages per quarter of a
+/// MiB, not two per frame.
+pub const SEND_HIGH: usize = 512 * 1024;
 
-/// Waiting bytes at which a paused controller may go on: half, so that pausing and resuming cost
-/// two messages per half MiB, not two per frame.
-pub const SEND_LOW: usize = SEND_HIGH / 2;
+/// Bytes of input that may wait for the input handler. Beyond it nothing is read from the stream until
+/// half of that has been taken, and QUIC's flow control stops the peer.
+pub const RECEIVE_HIGH: usize = 1024 * 1024;
 
-/// Bytes of input that may be on their way to the input handler, not yet handed to the emulator.
-/// Beyond it nothing is read from the stream, and QUIC's flow control stops the peer.
-pub const RECEIVE_WINDOW: usize = 1024 * 1024;
-
-/// The output side: counts waiting bytes and decides when the producer pauses and resumes.
-#[derive(Debug, Default)]
-pub struct SendCredit {
+/// Counts the bytes that wait in a queue and decides when its producer pauses and resumes.
+#[derive(Debug)]
+pub struct Credit {
+    high: usize,
     waiting: usize,
     paused: bool,
 }
 
-impl SendCredit {
-    /// Takes `bytes` into the queue. True when the producer must pause until [`Self::written`]
-    /// says otherwise.
+impl Credit {
+    /// For what waits to be sent.
+    pub fn output() -> Credit {
+        Credit { high: SEND_HIGH, waiting: 0, paused: false }
+    }
+
+    /// For what waits to be handed to the emulator.
+    pub fn input() -> Credit {
+        Credit { high: RECEIVE_HIGH, waiting: 0, paused: false }
+    }
+
+    /// Takes `bytes` into the queue. True when the producer must pause until [`Self::taken`] says
+    /// otherwise.
     pub fn queued(&mut self, bytes: usize) -> bool {
         self.waiting += bytes;
-        self.paused |= self.waiting >= SEND_HIGH;
+        self.paused |= self.waiting >= self.high;
         self.paused
     }
 
     /// `bytes` left the queue. True exactly when a paused producer may go on.
-    pub fn written(&mut self, bytes: usize) -> bool {
+    pub fn taken(&mut self, bytes: usize) -> bool {
         self.waiting = self.waiting.saturating_sub(bytes);
-        let resume = self.paused && self.waiting <= SEND_LOW;
+        let resume = self.paused && self.waiting <= self.high / 2;
         if resume {
             self.paused = false;
         }
@@ -53,12 +63,12 @@ mod tests {
 
     #[test]
     fn pauses_at_the_high_mark_and_resumes_once_at_the_low_one() {
-        let mut credit = SendCredit::default();
+        let mut credit = Credit::output();
         assert!(!credit.queued(SEND_HIGH - 1));
         assert!(credit.queued(1));
-        assert!(!credit.written(SEND_HIGH - SEND_LOW - 1));
-        assert!(credit.written(1));
-        assert!(!credit.written(1));
+        assert!(!credit.taken(SEND_HIGH / 2 - 1));
+        assert!(credit.taken(1));
+        assert!(!credit.taken(1));
     }
 
     proptest! {
@@ -66,20 +76,20 @@ mod tests {
         /// resume would hang a link for ever.
         #[test]
         fn never_paused_and_empty(steps in proptest::collection::vec((0usize..2_000_000, 0usize..2_000_000), 1..50)) {
-            let mut credit = SendCredit::default();
+            let mut credit = Credit::output();
             let mut paused = false;
             for (queue, write) in steps {
                 if !paused {
                     paused = credit.queued(queue);
                 }
                 let write = write.min(credit.waiting());
-                if credit.written(write) {
+                if credit.taken(write) {
                     prop_assert!(paused);
                     paused = false;
                 }
             }
             let rest = credit.waiting();
-            if credit.written(rest) {
+            if credit.taken(rest) {
                 paused = false;
             }
             prop_assert!(!paused);

@@ -79,9 +79,9 @@ pub enum Action {
     /// Send the link's datagrams this path from now on. What is known of the capacity of the former
     /// one is of no use.
     Use(Path),
-    /// Send the last datagrams once more: they were lost, and what waits for an answer to them would
-    /// wait for as long as the path was dead (RFC 9002, 6.2.1).
-    Repeat,
+    /// Have what was lost sent again at once: its sender would wait for about as long as the path was
+    /// dead before it tries (RFC 9002, 6.2.1).
+    Probe,
 }
 
 /// Whether a path is the one that data goes.
@@ -334,14 +334,14 @@ impl Selector {
             known.answers = 0;
             known.next = now + TRY_AGAIN;
         }
-        actions.extend([Action::Use(path), Action::Repeat]);
+        actions.extend([Action::Use(path), Action::Probe]);
         self.ask(now, path, actions);
     }
 
     fn end_doubt(&mut self, actions: &mut Vec<Action>) {
         if self.doubt.take().is_some() {
             self.waiting = None;
-            actions.push(Action::Repeat);
+            actions.push(Action::Probe);
         }
     }
 
@@ -525,7 +525,7 @@ mod tests {
         );
         selector.pong(ms(620), Path::Relay(0), asked[1].1);
         let actions = selector.look(ms(800), 2, 1, RTT);
-        assert_eq!(actions[..2], [Action::Use(Path::Relay(0)), Action::Repeat]);
+        assert_eq!(actions[..2], [Action::Use(Path::Relay(0)), Action::Probe]);
         assert_eq!(selector.current(), Path::Relay(0));
     }
 
@@ -535,7 +535,7 @@ mod tests {
         selector.look(ms(0), 1, 1, RTT);
         selector.look(ms(200), 2, 1, RTT);
         let asked = pings(&selector.look(ms(600), 2, 1, RTT));
-        assert_eq!(selector.pong(ms(620), at(1), asked[0].1), [Action::Repeat]);
+        assert_eq!(selector.pong(ms(620), at(1), asked[0].1), [Action::Probe]);
         assert_eq!(selector.pong(ms(621), at(1), asked[0].1), [], "an answer counts once");
         assert_eq!(selector.current(), at(1));
     }

@@ -4,7 +4,6 @@
 //! send ([`limits`]), how many come at once ([`pressure`]), and what they and its peers ([`peering`]) said about themselves.
 
 pub mod between;
-pub mod held;
 pub mod limits;
 pub mod message;
 pub mod peering;

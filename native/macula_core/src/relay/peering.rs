@@ -25,8 +25,8 @@ use crate::mesh::claim::Tag;
 /// Peers that have called and are connected, at most: a full map of relays is for some fifty.
 pub const MAX_CALLERS: usize = 64;
 
-/// How long a broken peering is remembered: some attempts to call again. As long as it is, what links
-/// ask again is held back and not dropped.
+/// How long a broken peering is remembered: some attempts to call again. As long as it is, nobody is
+/// told that the tags held there are gone.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a peer may be without a realm it is let into: its proofs take one round trip.
@@ -162,11 +162,6 @@ impl Peers {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.doubted = doubted;
         }
-    }
-
-    /// The hash of the key of `id`, be its peering broken or not.
-    pub(super) fn relay_id(&self, id: Id) -> Option<[u8; LEN]> {
-        Some(self.peers.get(&id)?.peering.relay)
     }
 
     /// Peers that are connected; one that is connected twice counts once.

@@ -23,6 +23,7 @@ use crate::certificate::CertificateFault;
 use crate::dial::{self, DialError};
 use crate::endpoint::Shared;
 use crate::framing::{self, NoMessage};
+use crate::probe::Probe;
 use crate::{relay, tls, transport};
 
 /// How long a relay may take from its name to the attachment.
@@ -174,6 +175,7 @@ impl Attachment<'_> {
     /// stood still for so long that QUIC hardly tries any more.
     async fn replace(&self, connection: &Connection) -> Attached {
         let (began, mut silence) = (Instant::now(), Silence::default());
+        let probe = Probe::new(connection.clone());
         let acknowledged = || connection.stats().frame_rx.acks;
         loop {
             sleep(LOOK).await;
@@ -184,7 +186,11 @@ impl Attachment<'_> {
             }
             let mut limit = INSIST;
             while acknowledged() == stats.frame_rx.acks {
-                let pause = match self.attempt(limit).await {
+                let attempted = tokio::select! {
+                    attempted = self.attempt(limit) => attempted,
+                    never = probe.insist(LOOK) => never,
+                };
+                let pause = match attempted {
                     Ok(attached) => return attached,
                     Err(error) => error.come_again(),
                 };

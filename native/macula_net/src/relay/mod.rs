@@ -12,7 +12,6 @@ use bytes::Bytes;
 use macula_core::keys::LEN;
 use macula_core::mesh::packet;
 use macula_core::relay::between::Between;
-use macula_core::relay::held::Held;
 use macula_core::relay::limits::{self, Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
 use macula_core::relay::table::{self, Access, Action, Clock, Forward, Id, Relay, Stranger, Token};
@@ -105,10 +104,8 @@ pub(crate) struct Counters {
     pub(crate) invalid: AtomicU64,
     /// Dropped: too large for the way to the node.
     pub(crate) too_large: AtomicU64,
-    /// Held back for peers that did not answer.
-    pub(crate) held: AtomicU64,
-    /// Dropped of those: they were too many, or the peer was away for too long.
-    pub(crate) lost: AtomicU64,
+    /// Dropped: the peer they were for did not answer.
+    pub(crate) silent: AtomicU64,
     /// Passed on to peers; counted among those forwarded, too.
     pub(crate) to_peers: AtomicU64,
     /// Passed on for peers.
@@ -128,7 +125,6 @@ pub(crate) struct RelayService {
     relay: Mutex<Relay>,
     attached: RwLock<HashMap<Id, Attached>>,
     peers: peer::Table,
-    held: Mutex<Held<Bytes>>,
     /// Bytes of datagrams that may wait for all nodes.
     memory: Option<u64>,
     /// As many do, as was seen when each of the queues was looked at last.
@@ -207,7 +203,6 @@ impl RelayService {
             relay: Mutex::new(relay),
             attached: RwLock::default(),
             peers: peer::Table::new(&config.peers),
-            held: Mutex::default(),
             memory: config.memory,
             waiting: AtomicU64::new(0),
             authorities,
@@ -252,8 +247,7 @@ impl RelayService {
         let Counters { forwarded, bytes, full, nobody, slowed, invalid, too_large, .. } =
             &self.counters;
         let Counters {
-            held,
-            lost,
+            silent,
             to_peers,
             from_peers,
             refused,
@@ -270,8 +264,7 @@ impl RelayService {
             ("dropped_slowed", slowed),
             ("dropped_invalid", invalid),
             ("dropped_too_large", too_large),
-            ("held", held),
-            ("dropped_lost", lost),
+            ("dropped_silent", silent),
             ("to_peers", to_peers),
             ("from_peers", from_peers),
             ("refused", refused),
@@ -460,11 +453,14 @@ impl RelayService {
 
     async fn forward(&self, id: Id, connection: &Connection) {
         while let Ok(datagram) = connection.read_datagram().await {
+            if datagram.is_empty() {
+                continue; // a probe
+            }
             let decision = self.relay.lock().forward(self.began.elapsed(), id, &datagram);
             match decision {
                 Forward::To(holder) => self.pass_on(holder, datagram),
                 Forward::ToPeer(peer) => self.pass_on_to_peer(peer, datagram),
-                Forward::Hold(relay) => self.hold(relay, datagram),
+                Forward::Silent => drop(self.counters.silent.fetch_add(1, Relaxed)),
                 Forward::Nobody(tag) => {
                     self.counters.nobody.fetch_add(1, Relaxed);
                     let answer = Bytes::copy_from_slice(&packet::nobody(&tag));
@@ -512,13 +508,6 @@ impl RelayService {
         }
     }
 
-    fn hold(&self, relay: [u8; LEN], datagram: Bytes) {
-        self.counters.held.fetch_add(1, Relaxed);
-        if self.held.lock().hold(self.began.elapsed(), relay, datagram) {
-            self.counters.lost.fetch_add(1, Relaxed);
-        }
-    }
-
     fn send(&self, connection: &Connection, datagram: Bytes) {
         let bytes = datagram.len();
         // The oldest of the queue make room then; the newest are worth more.
@@ -553,11 +542,8 @@ impl RelayService {
     }
 
     fn expire(&self) {
-        let now = self.began.elapsed();
-        let actions = self.relay.lock().expire(now);
+        let actions = self.relay.lock().expire(self.began.elapsed());
         self.carry_out(actions);
-        let stale = self.held.lock().expire(now);
-        self.counters.lost.fetch_add(stale as u64, Relaxed);
         self.attached.read().values().for_each(|attached| {
             attached.look(&self.waiting);
         });

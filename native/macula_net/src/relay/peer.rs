@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{AGAIN, Counted, EXPORTER, PATIENCE, RelayService};
 use crate::endpoint::Shared;
 use crate::mesh::{RelayError, RelayUrl, attachment};
+use crate::probe::Probe;
 use crate::socket::from_label;
 use crate::{framing, tls, transport};
 
@@ -310,7 +311,7 @@ impl RelayService {
                 up();
                 tokio::select! {
                     ended = self.hear_peer(id, connection, receive, relay, &pulse) => ended,
-                    ended = self.tell_peer(id, &mut send, outgoing, &wake, &pulse) => ended,
+                    ended = self.tell_peer(id, connection, &mut send, outgoing, &wake, &pulse) => ended,
                     () = self.forward_here(id, connection) => Ended::Lost,
                 }
             }
@@ -366,7 +367,7 @@ impl RelayService {
                     let fits = connection.max_datagram_size() >= Some(transport::RELAYED);
                     if fits || began.elapsed() >= SETTLED {
                         pulse.settled.store(true, Relaxed);
-                        self.pass_on_held(id, connection, &relay);
+                        self.relay.lock().doubt(id, false);
                     }
                     Ok(Heard::Said(Between::Pong(token)))
                 }
@@ -393,12 +394,14 @@ impl RelayService {
     async fn tell_peer(
         &self,
         id: Id,
+        connection: &Connection,
         send: &mut SendStream,
         mut messages: mpsc::Receiver<Between>,
         wake: &Notify,
         pulse: &Pulse,
     ) -> Ended {
         let (mut ping, mut token) = (Instant::now(), 0);
+        let probe = Probe::new(connection.clone());
         loop {
             let (message, announces) = tokio::select! {
                 biased;
@@ -410,6 +413,8 @@ impl RelayService {
                     let settled = pulse.settled.load(Relaxed);
                     if settled && pulse.answered.load(Relaxed).saturating_add(UNANSWERED) < token {
                         self.relay.lock().doubt(id, true);
+                        // What is lost must not keep the question from being sent.
+                        probe.send();
                     }
                     ping = Instant::now() + if settled { PING } else { EAGER };
                     (Some(Between::Ping(token)), false)
@@ -446,18 +451,12 @@ impl RelayService {
         (bytes, true)
     }
 
-    /// A peer has answered: it gets what was held back for it.
-    fn pass_on_held(&self, id: Id, connection: &Connection, relay: &[u8; LEN]) {
-        self.relay.lock().doubt(id, false);
-        for datagram in self.held.lock().release(self.began.elapsed(), relay) {
-            self.counters.to_peers.fetch_add(1, Relaxed);
-            self.send(connection, datagram);
-        }
-    }
-
     /// Passes what a peer forwards to the nodes here, until its connection ends.
     async fn forward_here(&self, id: Id, connection: &Connection) {
         while let Ok(datagram) = connection.read_datagram().await {
+            if datagram.is_empty() {
+                continue; // a probe
+            }
             let decision = self.relay.lock().forward_here(self.began.elapsed(), id, &datagram);
             let dropped = match decision {
                 Forward::To(holder) => {
@@ -468,7 +467,7 @@ impl RelayService {
                 // Its withdrawal is on its way to the peer.
                 Forward::Nobody(_) => &self.counters.nobody,
                 Forward::Slow(_) => &self.counters.slowed,
-                Forward::ToPeer(_) | Forward::Hold(_) | Forward::Invalid => &self.counters.invalid,
+                Forward::ToPeer(_) | Forward::Silent | Forward::Invalid => &self.counters.invalid,
             };
             dropped.fetch_add(1, Relaxed);
         }

@@ -100,7 +100,9 @@ async fn after_an_outage(lasts: Duration, repaired: bool) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_an_outage_nothing_waits_for_as_long_as_it_lasted() {
     let (with, without) = tokio::join!(median(true), median(false));
-    println!("after an outage: {with:?} with what was lost repeated, else {without:?} (medians)");
+    println!(
+        "after an outage: {with:?} with a fresh packet and window, else {without:?} (medians)"
+    );
     assert!(with < without, "{with:?} {without:?}");
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use macula_core::dist::frame;
+use macula_core::dist::frame::{self, Piece};
 use macula_net::{
     CertificateNews, Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox,
     Incident, Link, Node, Owner, PacketWaiter, SendState, State,
@@ -136,10 +136,10 @@ pub enum Told {
     Closed(Closed),
 }
 
-/// What an inbox gets.
+/// What an inbox hears.
 #[derive(Debug)]
 pub enum Input {
-    Frames(Vec<Vec<u8>>, usize),
+    Readable,
     Closed(Closed),
 }
 
@@ -159,14 +159,8 @@ impl Owner for Ear {
 struct Mailbox(UnboundedSender<Input>);
 
 impl Inbox for Mailbox {
-    type Frame = Vec<u8>;
-
-    fn allocate(&self, len: usize) -> Vec<u8> {
-        vec![0; len]
-    }
-
-    fn deliver(&self, frames: Vec<Vec<u8>>, bytes: usize) {
-        let _ = self.0.send(Input::Frames(frames, bytes));
+    fn readable(&self) {
+        let _ = self.0.send(Input::Readable);
     }
 
     fn closed(&self, reason: &Closed) {
@@ -190,6 +184,8 @@ impl PacketWaiter for Asker {
 pub struct Reader {
     link: Arc<Link>,
     input: UnboundedReceiver<Input>,
+    /// The frame begun.
+    begun: Vec<u8>,
 }
 
 /// One side of a link: owned from the start, and established when a test says so.
@@ -224,7 +220,7 @@ impl Side {
     pub fn establish(&self, name: &str) -> Reader {
         let (sender, input) = unbounded_channel();
         self.link.establish(name.into(), Mailbox(sender));
-        Reader { link: self.link.clone(), input }
+        Reader { link: self.link.clone(), input, begun: Vec::new() }
     }
 
     /// Sends frames, pausing when told so.
@@ -244,43 +240,60 @@ impl Side {
 }
 
 impl Reader {
-    /// The next batch with its size, for which no credit is given yet.
-    pub async fn batch(&mut self) -> Input {
+    /// The next that it hears.
+    pub async fn input(&mut self) -> Input {
         soon("input", self.input.recv()).await.expect("an inbox was dropped without a word")
     }
 
-    /// What has come already.
-    pub fn arrived(&mut self) -> Option<Input> {
-        self.input.try_recv().ok()
+    /// Whether it has heard of anything.
+    pub fn has_heard(&mut self) -> bool {
+        self.input.try_recv().is_ok()
     }
 
-    /// The next `count` frames, giving credit for them.
+    /// Some `most` bytes of frames, and whether there are more.
+    pub fn take(&mut self, most: usize) -> (Vec<Vec<u8>>, bool) {
+        let (mut frames, begun) = (Vec::new(), &mut self.begun);
+        let more = self.link.receive(most, |piece| match piece {
+            Piece::Start(len) => begun.reserve(len),
+            Piece::Body(bytes) => begun.extend_from_slice(bytes),
+            Piece::End => frames.push(std::mem::take(begun)),
+            Piece::Tick => {}
+        });
+        (frames, more)
+    }
+
+    /// All that is there.
+    pub fn take_all(&mut self) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        loop {
+            let (frames, more) = self.take(50_000);
+            all.extend(frames);
+            if !more {
+                return all;
+            }
+        }
+    }
+
+    /// The next `count` frames.
     pub async fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while all.len() < count {
-            match self.batch().await {
+            match self.input().await {
                 Input::Closed(reason) => panic!("{reason:?} after {} frames", all.len()),
-                Input::Frames(frames, bytes) => {
-                    assert_eq!(frames.iter().map(Vec::len).sum::<usize>(), bytes);
-                    self.link.credit(bytes);
-                    all.extend(frames);
-                }
+                Input::Readable => all.extend(self.take_all()),
             }
         }
         assert_eq!(all.len(), count);
         all
     }
 
-    /// All frames up to the end and its reason, giving credit for them.
+    /// All frames up to the end and its reason.
     pub async fn rest(&mut self) -> (Vec<Vec<u8>>, Closed) {
         let mut all = Vec::new();
         loop {
-            match self.batch().await {
+            match self.input().await {
                 Input::Closed(reason) => return (all, reason),
-                Input::Frames(frames, bytes) => {
-                    self.link.credit(bytes);
-                    all.extend(frames);
-                }
+                Input::Readable => all.extend(self.take_all()),
             }
         }
     }

@@ -141,8 +141,8 @@ pub enum Forward {
     To(Id),
     /// Pass it on to a peer.
     ToPeer(Id),
-    /// Hold it back: the peer with this key does not answer just now.
-    Hold([u8; LEN]),
+    /// Drop it: the peer where it is held does not answer just now. Whoever sent it will ask again.
+    Silent,
     /// Say that nobody holds the tag.
     Nobody(Tag),
     /// Drop it: the node sends more than it may. True: and tell it.
@@ -304,10 +304,7 @@ impl Relay {
         let place = attachment.realm.as_ref().and_then(|name| self.peers.place(now, name, &to));
         match place {
             Some(place) if self.peers.answers(place.peer) => Forward::ToPeer(place.peer),
-            Some(place) => match self.peers.relay_id(place.peer) {
-                Some(relay) => Forward::Hold(relay),
-                None => Forward::Nobody(to),
-            },
+            Some(_) => Forward::Silent,
             None => Forward::Nobody(to),
         }
     }

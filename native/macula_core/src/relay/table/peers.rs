@@ -118,7 +118,7 @@ impl Relay {
         })
     }
 
-    /// Whether a peer answers just now: what is for it is held back as long as it does not.
+    /// Whether a peer answers just now: what is for it is dropped as long as it does not.
     pub fn doubt(&mut self, id: Id, doubted: bool) {
         self.peers.doubt(id, doubted);
     }
