@@ -100,10 +100,12 @@ relays() ->
 %% `keyfile' (default: the node's, else self-signed), `realms'
 %% (#{Realm => open | {tokens, [Binary]} | {cacertfile, Path}}; default: all
 %% realms, openly, with a warning), `peers' (the URLs of other relays: their
-%% nodes and this one's reach each other; default: none), and limits: `nodes'
-%% (default: 4096) and `nodes_per_realm', `bytes_per_node',
-%% `datagrams_per_node', `bytes_per_realm', `datagrams_per_realm' (a second;
-%% default: none).
+%% nodes and this one's reach each other; default: none), `health' (where
+%% GET /health is answered, "ADDRESS:PORT"; default: nowhere), and limits: `nodes'
+%% (default: 4096), `attachments_per_second' (default: 500), `memory' (bytes
+%% that wait for all nodes; default: 256 MiB) and `nodes_per_realm',
+%% `bytes_per_node', `datagrams_per_node', `bytes_per_realm',
+%% `datagrams_per_realm' (a second; default: none).
 %%
 %% Errors: {bad_option, Key, Expected, Got}; {port_in_use, Port};
 %% {bad_file, File, Why}; already_started.

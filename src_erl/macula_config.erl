@@ -38,7 +38,7 @@
 -define(OS_ENV, ["MACULA_DIST_PORT", "MACULA_RELAYS", "MACULA_DIST_MODE"]).
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
--define(MACULA_ENV, [peers, dist, select, cookie, cluster, mesh]).
+-define(MACULA_ENV, [peers, dist, select, cookie, cluster, mesh, relay]).
 -define(DIST_KEYS, [port, port_range, interface, advertise, threads,
                     tls_verify, cacertfile, certfile, keyfile]).
 
@@ -410,6 +410,7 @@ expected({one_of, Values}) -> io_lib:format("one of ~tp", [Values]);
 expected(map) -> "a map";
 expected(relay_urls) -> "a list of relay URLs, such as [<<\"https://relay.example.org:4433\">>]";
 expected(relay_url) -> "a relay URL, such as <<\"https://relay.example.org:4433\">>";
+expected(health_address) -> "ADDRESS:PORT, such as <<\"0.0.0.0:4480\">>, or a port of this machine only";
 expected(realm_access) -> "open, {tokens, [Token]} or {cacertfile, File}";
 expected(rule) -> "a list of {Pattern, Carrier}";
 expected(pattern_and_carrier) ->

@@ -18,4 +18,4 @@ init([]) ->
     System = #{id => macula_dist_system,
                start => {macula_dist_system, start_link, []},
                type => supervisor},
-    {ok, {#{strategy => one_for_one}, [System]}}.
+    {ok, {#{strategy => one_for_one}, [System | macula_relay:configured()]}}.

@@ -281,6 +281,8 @@ relay_reason({refused, unknown_realm}) -> "it does not serve this realm";
 relay_reason({refused, token}) -> "it wants another token for this realm (option token)";
 relay_reason({refused, certificate}) ->
     "it wants a certificate of the realm's CA (options certfile and keyfile)";
+relay_reason({refused, {busy, Ms}}) ->
+    io_lib:format("too many nodes come at the moment; it is tried again after ~b ms", [Ms]);
 relay_reason({refused, full}) -> "it has as many nodes as it takes";
 relay_reason({refused, replaced}) -> "this node has attached again";
 relay_reason({certificate, wrong_name}) -> "its certificate does not name its host";

@@ -16,11 +16,14 @@
                   attempts := non_neg_integer()}.
 -type access() :: open | {tokens, [binary(), ...]} | {cacertfile, binary()}.
 -type relay() :: #{port := undefined | inet:port_number(),
+                   health := undefined | {inet:ip_address(), inet:port_number()},
                    certificate := undefined | {File :: binary(), KeyFile :: binary()},
                    realms := undefined | [{binary(), access()}],
                    peers := [url()],
                    nodes := pos_integer(),
                    nodes_per_realm := undefined | pos_integer(),
+                   attachments_per_second := pos_integer(),
+                   memory := pos_integer(),
                    bytes_per_node := undefined | pos_integer(),
                    datagrams_per_node := undefined | pos_integer(),
                    bytes_per_realm := undefined | pos_integer(),
@@ -30,7 +33,8 @@
                     timeout, reconnect_interval, reconnect_attempts]).
 -define(LIMITS, [nodes_per_realm, bytes_per_node, datagrams_per_node, bytes_per_realm,
                  datagrams_per_realm]).
--define(RELAY_KEYS, [port, certfile, keyfile, realms, peers, nodes | ?LIMITS]).
+-define(RELAY_KEYS, [port, health, certfile, keyfile, realms, peers, nodes, attachments_per_second, memory
+                     | ?LIMITS]).
 
 %% Where CAs are that this system trusts: Debian and its kin, Red Hat and its
 %% kin, Alpine and the BSDs.
@@ -46,6 +50,12 @@
 %% Anybody can attach to an open relay, and each node takes memory of the VM:
 %% several times the nodes a mesh is made for.
 -define(DEFAULT_NODES, 4096).
+%% What one core can take, and leave the half of its time to those who are
+%% attached.
+-define(DEFAULT_ATTACHMENTS, 500).
+%% Bytes that wait for nodes which do not take them, at all nodes together: two
+%% hundred with as much as one may have.
+-define(DEFAULT_MEMORY, 256 * 1024 * 1024).
 
 %% @doc The options of join_mesh, checked and completed.
 -spec mesh(term()) -> {ok, mesh()} | {error, macula_config:bad_option()}.
@@ -86,10 +96,14 @@ relay_options(Options) ->
     Limits = maps:from_list([{Key, option(Key, Options, fun count/2, undefined)}
                              || Key <- ?LIMITS]),
     Limits#{port => option(port, Options, fun port/2, undefined),
+            health => option(health, Options, fun health/2, undefined),
             certificate => certificate(Options),
             realms => option(realms, Options, fun realms/2, undefined),
             peers => option(peers, Options, fun peers/2, []),
-            nodes => option(nodes, Options, fun count/2, ?DEFAULT_NODES)}.
+            nodes => option(nodes, Options, fun count/2, ?DEFAULT_NODES),
+            attachments_per_second => option(attachments_per_second, Options, fun count/2,
+                                             ?DEFAULT_ATTACHMENTS),
+            memory => option(memory, Options, fun count/2, ?DEFAULT_MEMORY)}.
 
 option(Key, Options, Check, Default) ->
     case Options of
@@ -188,6 +202,27 @@ peers(Key, Given) -> relays(Key, Given).
 
 port(_, Port) when is_integer(Port), Port > 0, Port =< 65535 -> Port;
 port(Key, Got) -> bad(Key, {integer, 1, 65535}, Got).
+
+%% ADDRESS:PORT, or a port of this machine only.
+health(_, Port) when is_integer(Port), Port > 0, Port < 65536 -> {{127, 0, 0, 1}, Port};
+health(Key, Given) ->
+    Text = binary_to_list(text(Key, health_address, Given)),
+    case string:split(Text, ":", trailing) of
+        [Ip, Port] -> {health_ip(Key, string:trim(Ip, both, "[]"), Given), health_port(Key, Port, Given)};
+        [Port] -> {{127, 0, 0, 1}, health_port(Key, Port, Given)}
+    end.
+
+health_ip(Key, Text, Given) ->
+    case inet:parse_strict_address(Text) of
+        {ok, Ip} -> Ip;
+        {error, _} -> bad(Key, health_address, Given)
+    end.
+
+health_port(Key, Text, Given) ->
+    case string:to_integer(Text) of
+        {Port, ""} when Port > 0, Port < 65536 -> Port;
+        _ -> bad(Key, health_address, Given)
+    end.
 
 %% What fits any counter of the native side.
 count(_, N) when is_integer(N), N > 0, N < 1 bsl 31 -> N;

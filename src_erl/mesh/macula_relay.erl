@@ -5,7 +5,7 @@
 -behaviour(gen_server).
 
 -export([start/1, stop/0, stats/0, peers/0]).
--export([start_link/1]).
+-export([configured/0, start_link/1, start_configured/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([peer_state/0]).
@@ -15,13 +15,16 @@
 %% A peer that this relay called, or that called it, and where it is.
 -type peer_state() :: {peered | called, macula_nif:address()} | {down, term()}.
 
+%% A health answer that broke is there again after this.
+-define(HEALTH_MS, 1_000).
 %% How long nodes have to turn to other relays when this one stops.
 -define(GRACE_MS, 1_000).
 %% The node's endpoint is another one after net_kernel was stopped and started.
 -define(LOOK_MS, 1_000).
 
 -record(state, {options :: macula_mesh_options:relay(),
-                own :: undefined | macula_nif:endpoint()}).
+                own :: undefined | macula_nif:endpoint(),
+                health :: undefined | pid()}).
 
 %% @doc Starts the relay, and the application with it.
 -spec start(map()) -> ok | {error, term()}.
@@ -37,8 +40,45 @@ start_checked(Relay) ->
         {error, _} = Error -> Error
     end.
 
+%% @doc What the application starts by itself: the relay that is configured.
+-spec configured() -> [supervisor:child_spec()].
+configured() ->
+    case macula_relay_config:read() of
+        none -> [];
+        _ -> [child({?MODULE, start_configured, []})]
+    end.
+
+child(Start) ->
+    #{id => ?MODULE, start => Start}.
+
+%% @private What is configured may be wrong, and who starts a release reads its
+%% log.
+-spec start_configured() -> {ok, pid()} | {error, term()}.
+start_configured() ->
+    case configured_relay() of
+        {ok, Pid} ->
+            {ok, Pid};
+        {error, Reason} ->
+            ?LOG_ERROR("macula: the relay cannot start: ~ts", [macula_relay_config:format_error(bare(Reason))],
+                       #{domain => [macula, relay]}),
+            {error, Reason}
+    end.
+
+configured_relay() ->
+    case macula_relay_config:read() of
+        {ok, Options} -> with_options(macula_mesh_options:relay(Options));
+        {error, _} = Error -> Error;
+        none -> {error, not_configured}
+    end.
+
+with_options({ok, Relay}) -> start_link(Relay);
+with_options({error, _} = Error) -> Error.
+
+bare({shutdown, Reason}) -> Reason;
+bare(Reason) -> Reason.
+
 start_child(Relay) ->
-    Spec = #{id => ?MODULE, start => {?MODULE, start_link, [Relay]}},
+    Spec = child({?MODULE, start_link, [Relay]}),
     case supervisor:start_child(macula_sup, Spec) of
         {ok, _} -> ok;
         {error, {already_started, _}} -> {error, already_started};
@@ -93,10 +133,29 @@ init(Relay) ->
             macula_dist_log:let_through(),
             warn_if_open(Relay),
             _ = erlang:send_after(?LOOK_MS, self(), look),
-            {ok, State};
+            with_health(State);
         {error, Reason} ->
             {stop, {shutdown, Reason}}
     end.
+
+with_health(State) ->
+    case health(State) of
+        {ok, Pid} ->
+            {ok, State#state{health = Pid}};
+        {error, Reason} ->
+            ok = terminate(Reason, State),
+            {stop, {shutdown, Reason}}
+    end.
+
+health(#state{options = #{health := undefined}}) ->
+    {ok, undefined};
+health(#state{options = #{health := Address}} = State) ->
+    Relay = with_endpoint(State, fun macula_nif:endpoint_address/1),
+    macula_relay_health:start_link(Address, fun stats/0, on_loopback(Relay)).
+
+%% An address that stands for all of them is no place to send to.
+on_loopback({Ip, Port}) when Ip =:= {0, 0, 0, 0}; Ip =:= {0, 0, 0, 0, 0, 0, 0, 0} -> {{127, 0, 0, 1}, Port};
+on_loopback(Address) -> Address.
 
 -spec handle_call(stats | peers, gen_server:from(), #state{}) -> {reply, term(), #state{}}.
 handle_call(stats, _From, State) ->
@@ -117,6 +176,17 @@ handle_info(look, #state{options = Relay} = State) ->
            end,
     _ = with_endpoint(State, Look),
     {noreply, State};
+handle_info({'EXIT', Health, _}, #state{health = Health} = State) when is_pid(Health) ->
+    _ = erlang:send_after(?HEALTH_MS, self(), health),
+    {noreply, State#state{health = undefined}};
+handle_info(health, State) ->
+    case health(State) of
+        {ok, Pid} ->
+            {noreply, State#state{health = Pid}};
+        {error, _} ->
+            _ = erlang:send_after(?HEALTH_MS, self(), health),
+            {noreply, State}
+    end;
 handle_info({macula_peer, Url, Peer}, State) ->
     macula_dist_log:peer(Url, Peer),
     {noreply, State};
@@ -131,6 +201,9 @@ terminate(_Reason, #state{own = undefined} = State) ->
     _ = with_endpoint(State, Stop),
     ok;
 terminate(_Reason, #state{own = Endpoint}) ->
+    %% Its port goes with it, but not before nodes had their time to turn to others.
+    _ = macula_nif:relay_stop(Endpoint, ?GRACE_MS),
+    timer:sleep(?GRACE_MS),
     ok = macula_nif:endpoint_close(Endpoint).
 
 %% The node's own port serves as well, when it is the one asked for.
@@ -177,7 +250,7 @@ with_endpoint(#state{own = Endpoint}, Do) ->
     Do(Endpoint).
 
 native(Relay) ->
-    maps:remove(port, Relay).
+    maps:without([port, health], Relay).
 
 %% Whoever reaches an open relay can have it carry traffic.
 warn_if_open(#{realms := undefined}) ->

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::relay::limits::Bucket;
+
 /// Strangers inside at once.
 pub const STRANGERS: usize = 256;
 
@@ -20,6 +22,11 @@ const CROWDED: usize = STRANGERS / 2;
 /// Strangers inside at once of one address, validated and not. All nodes behind a NAT share one,
 /// and may all start after the same power cut.
 const OF_ONE_ADDRESS: usize = 64;
+
+/// Strangers of one address that are let in in a second, validated and not, and as many at once. All
+/// nodes of a large site are in within seconds, and one that comes and goes all the time leaves
+/// others their turn: each costs some tenths of a millisecond of CPU.
+const OF_ONE_ADDRESS_A_SECOND: u64 = 350;
 
 /// Failures an address may have at once: a node with a wrong cookie tries every few seconds.
 const FAILURES: u32 = 30;
@@ -76,6 +83,8 @@ struct Record {
     validated: usize,
     unvalidated: usize,
     failures: u32,
+    /// How many more may come at once, unvalidated and validated.
+    allowance: [Option<Bucket>; 2],
     /// When the last failure was forgiven, or the first one counted.
     since: Duration,
 }
@@ -86,16 +95,18 @@ impl Admission {
     pub fn knock(&mut self, now: Duration, address: IpAddr, validated: bool) -> Verdict {
         let address = network(address);
         let record = self.addresses.get_mut(&address);
-        let (failing, full, unvalidated) = record.map_or((false, false, 0), |record| {
-            record.forgive(now);
-            let failing = record.failures >= FAILURES;
-            (failing, record.validated >= OF_ONE_ADDRESS, record.unvalidated)
-        });
-        let suspicious = failing || full || unvalidated >= OF_ONE_ADDRESS;
+        let (failing, hasty, full, unvalidated) =
+            record.map_or((false, false, false, 0), |record| {
+                record.forgive(now);
+                let (failing, hasty) =
+                    (record.failures >= FAILURES, record.is_hasty(now, validated));
+                (failing, hasty, record.validated >= OF_ONE_ADDRESS, record.unvalidated)
+            });
+        let suspicious = failing || hasty || full || unvalidated >= OF_ONE_ADDRESS;
         if !validated && (suspicious || self.inside.len() >= CROWDED) {
             return Verdict::Validate;
         }
-        if failing {
+        if failing || hasty {
             return Verdict::Refuse;
         }
         let oldest = if full {
@@ -129,7 +140,7 @@ impl Admission {
             }
             record.failures += 1;
         }
-        if record.is_blank() {
+        if record.is_blank(now) {
             self.addresses.remove(&address);
         }
     }
@@ -143,6 +154,7 @@ impl Admission {
         self.inside.insert(self.last, stranger);
         if let Some(record) = self.record(now, stranger.address) {
             *record.inside(stranger.validated) += 1;
+            record.count(now, stranger.validated);
         }
         self.last
     }
@@ -151,7 +163,7 @@ impl Admission {
         if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&key) {
             self.addresses.retain(|_, record| {
                 record.forgive(now);
-                !record.is_blank()
+                !record.is_blank(now)
             });
             if self.addresses.len() >= ADDRESSES {
                 return None;
@@ -173,8 +185,23 @@ impl Record {
         self.since = self.since.saturating_add(FORGIVE.saturating_mul(forgiven));
     }
 
-    fn is_blank(&self) -> bool {
-        self.validated == 0 && self.unvalidated == 0 && self.failures == 0
+    /// Whether more come than may.
+    fn is_hasty(&mut self, now: Duration, validated: bool) -> bool {
+        let [of_forged, of_real] = &mut self.allowance;
+        let bucket = if validated { of_real } else { of_forged };
+        bucket.as_mut().is_some_and(|bucket| !bucket.has(now, 1))
+    }
+
+    fn count(&mut self, now: Duration, validated: bool) {
+        let [of_forged, of_real] = &mut self.allowance;
+        let bucket = if validated { of_real } else { of_forged };
+        bucket.get_or_insert_with(|| Bucket::new(OF_ONE_ADDRESS_A_SECOND, now)).take(1);
+    }
+
+    fn is_blank(&mut self, now: Duration) -> bool {
+        let mut allowances = self.allowance.iter_mut().flatten();
+        let rested = allowances.all(|bucket| bucket.has(now, OF_ONE_ADDRESS_A_SECOND));
+        rested && self.validated == 0 && self.unvalidated == 0 && self.failures == 0
     }
 }
 
@@ -246,8 +273,27 @@ mod tests {
         let Verdict::Admit(pass) = admission.knock(later, address(1), false) else {
             panic!("not forgiven");
         };
-        admission.leave(later, pass, Outcome::Harmless);
+        admission.leave(later + Duration::from_secs(1), pass, Outcome::Harmless);
         assert!(admission.addresses.is_empty());
+    }
+
+    #[test]
+    fn who_comes_and_goes_all_the_time_is_let_in_at_a_rate() {
+        let mut admission = Admission::default();
+        let mut admitted = [0, 0];
+        // Ten seconds, a thousand times each; and beside it another one, now and then.
+        for at in 0..10_000 {
+            let now = NOW + Duration::from_millis(at);
+            let comers = [(1, true), (2, at % 10 == 0)].into_iter().enumerate();
+            for (n, (host, comes)) in comers {
+                if comes && let Verdict::Admit(pass) = admission.knock(now, address(host), true) {
+                    admitted[n] += 1;
+                    admission.leave(now, pass, Outcome::Harmless);
+                }
+            }
+        }
+        assert!((3_400..=3_900).contains(&admitted[0]), "{admitted:?}");
+        assert_eq!(admitted[1], 1000);
     }
 
     #[test]
@@ -300,7 +346,7 @@ mod tests {
             let later = now + Duration::from_secs(6000);
             for record in admission.addresses.values_mut() {
                 record.forgive(later);
-                prop_assert!(record.is_blank());
+                prop_assert!(record.is_blank(later));
             }
         }
 
@@ -328,20 +374,21 @@ mod tests {
         /// Strangers whose address is forged never keep a node of that address out.
         #[test]
         fn forged_sources_lock_nobody_out(forged in proptest::collection::vec((0u32..3, any::<bool>()), 0..2000)) {
-            let mut admission = Admission::default();
+            let (mut admission, mut now) = (Admission::default(), NOW);
             let mut inside = Vec::new();
             for (n, leaves) in forged {
-                if let Verdict::Admit(pass) = admission.knock(NOW, address(n), false) {
+                now += Duration::from_millis(3);
+                if let Verdict::Admit(pass) = admission.knock(now, address(n), false) {
                     inside.push(pass);
                 }
                 if leaves && let Some(pass) = inside.pop() {
                     // Nothing sent to a forged address comes back, so it is never validated.
-                    admission.leave(NOW, pass, Outcome::Harmless);
+                    admission.leave(now, pass, Outcome::Harmless);
                 }
-                let Verdict::Admit(pass) = admission.knock(NOW, address(1), true) else {
+                let Verdict::Admit(pass) = admission.knock(now, address(1), true) else {
                     return Err(TestCaseError::fail("locked out"));
                 };
-                admission.leave(NOW, pass, Outcome::Harmless);
+                admission.leave(now, pass, Outcome::Harmless);
             }
         }
     }

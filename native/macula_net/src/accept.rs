@@ -8,9 +8,10 @@ use std::time::Duration;
 use macula_core::admission::{Admission, Outcome, Pass, Verdict};
 use macula_core::hello::{Failure, Refusal};
 use macula_core::keys::LEN;
+use macula_core::relay::limits::Bucket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::endpoint::{Incident, Shared};
 use crate::greet::{self, GreetError};
@@ -21,6 +22,15 @@ use crate::{mesh, tls, transport};
 
 /// How long a stranger may take from its first packet to the end of its hello.
 const ADMISSION: Duration = Duration::from_secs(10);
+
+/// Handshakes that are begun in a second, at most, and as many at once as take some milliseconds: each
+/// costs up to a millisecond of CPU, and a storm of them must leave the rest to the links and
+/// attachments that there are. Who comes meanwhile waits for its turn.
+const HANDSHAKES: u64 = 500;
+const AT_ONCE: f64 = 8.0;
+
+/// How often it is looked whether the next one may begin.
+const TURN: Duration = Duration::from_millis(1);
 
 /// The strangers inside.
 #[derive(Default)]
@@ -53,6 +63,7 @@ pub(crate) enum Door {
 
 /// Lets strangers in at the door `quinn` until that is closed.
 pub(crate) async fn run(shared: Arc<Shared>, quinn: quinn::Endpoint, door: Door) {
+    let mut pace = Bucket::holding(AT_ONCE, HANDSHAKES, shared.now());
     while let Some(incoming) = quinn.accept().await {
         let ip = incoming.remote_address().ip();
         let validated = incoming.remote_address_validated();
@@ -60,6 +71,7 @@ pub(crate) async fn run(shared: Arc<Shared>, quinn: quinn::Endpoint, door: Door)
         let pass = match verdict {
             // Costs an honest source a round trip (RFC 9000, 8.1.2), a forged one everything.
             Verdict::Validate if incoming.may_retry() => {
+                shared.validated.fetch_add(1, Relaxed);
                 let _ = incoming.retry();
                 continue;
             }
@@ -75,6 +87,10 @@ pub(crate) async fn run(shared: Arc<Shared>, quinn: quinn::Endpoint, door: Door)
                 pass
             }
         };
+        while !pace.has(shared.now(), 1) {
+            sleep(TURN).await;
+        }
+        pace.take(1);
         // Under the lock, so that a visit is in the list before it leaves.
         let mut strangers = shared.strangers.lock();
         let visit = tokio::spawn(visit(shared.clone(), incoming, door.clone(), pass));
@@ -149,14 +165,30 @@ async fn attach(
     deadline: Instant,
 ) -> Result<Guest, Outcome> {
     let (welcome, welcomed) = oneshot::channel();
-    tokio::spawn(relay.serve(connection, own, || {
+    let serving = tokio::spawn(relay.serve(connection, own, || {
         // Whoever waits for it has given up.
         let _ = welcome.send(());
     }));
+    // One that is turned out is not to be waited for any longer.
+    let mut served = Served(Some(serving.abort_handle()));
     match timeout_at(deadline, welcomed).await {
-        Ok(Ok(())) => Ok(Guest::Relayed),
+        Ok(Ok(())) => {
+            served.0 = None;
+            Ok(Guest::Relayed)
+        }
         // Its realm, its token or its certificate was wrong, or it said nothing.
         _ => Err(Outcome::Failed),
+    }
+}
+
+/// One who is served, and who goes when this does.
+struct Served(Option<AbortHandle>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(serving) = self.0.take() {
+            serving.abort();
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use macula_core::keys::{self, CookieKey};
+use macula_core::keys::{self, CookieKey, StretchError};
+use macula_core::mesh::key::MeshKey;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
@@ -22,36 +23,78 @@ pub(crate) async fn prepare(shared: Arc<Shared>, mut closed: watch::Receiver<boo
     }
 }
 
-/// Keys remembered. A node has one cookie, and perhaps others for a few peers; the cache is only
-/// there to stretch each once, so the oldest may go.
+/// Keys remembered of each kind. A node has one cookie, and perhaps others for a few peers; the cache
+/// is only there to stretch each once, so the oldest may go.
 const CACHED: usize = 64;
 
-/// The keys of cookies seen so far.
-#[derive(Default)]
-pub(crate) struct CookieKeys(Mutex<Vec<Cached>>);
+/// The keys of cookies seen so far, of links and of realms. Clones share them: where several
+/// endpoints are in one process, a cookie need not be stretched for each.
+#[derive(Clone, Default)]
+pub struct CookieKeys(Arc<Caches>);
 
-struct Cached {
-    base: Zeroizing<[u8; keys::LEN]>,
-    key: Arc<CookieKey>,
+#[derive(Default)]
+struct Caches {
+    links: Cache<CookieKey>,
+    realms: Cache<MeshKey>,
 }
 
 impl CookieKeys {
+    /// The key of `cookie` for links.
+    pub(crate) async fn link(&self, cookie: &Cookie) -> Result<Arc<CookieKey>, String> {
+        self.0.links.key(cookie, "", |base, _| CookieKey::stretch(base)).await
+    }
+
+    /// The key of `cookie` in the mesh of `realm`.
+    pub(crate) async fn realm(&self, cookie: &Cookie, realm: &str) -> Result<Arc<MeshKey>, String> {
+        self.0.realms.key(cookie, realm, MeshKey::stretch).await
+    }
+}
+
+impl std::fmt::Debug for CookieKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CookieKeys(..)")
+    }
+}
+
+/// What a cookie comes to before it is stretched.
+type Base = Zeroizing<[u8; keys::LEN]>;
+
+struct Cache<K>(Mutex<Vec<Cached<K>>>);
+
+struct Cached<K> {
+    base: Base,
+    realm: String,
+    key: Arc<K>,
+}
+
+impl<K> Default for Cache<K> {
+    fn default() -> Cache<K> {
+        Cache(Mutex::default())
+    }
+}
+
+impl<K: Send + 'static> Cache<K> {
     /// The key of `cookie`. The first time this takes some 100 ms of a thread of its own; whoever
     /// asks meanwhile waits, rather than stretch another one beside it.
-    pub(crate) async fn key(&self, cookie: &Cookie) -> Result<Arc<CookieKey>, String> {
+    async fn key(
+        &self,
+        cookie: &Cookie,
+        realm: &str,
+        stretch: fn(&[u8; keys::LEN], &str) -> Result<K, StretchError>,
+    ) -> Result<Arc<K>, String> {
         let base = keys::base(cookie);
         let mut cached = self.0.lock().await;
-        if let Some(known) = cached.iter().find(|known| known.base == base) {
+        let known = cached.iter().find(|known| known.base == base && known.realm == realm);
+        if let Some(known) = known {
             return Ok(known.key.clone());
         }
-        let input = base.clone();
-        let stretched = tokio::task::spawn_blocking(move || CookieKey::stretch(&input)).await;
-        let key = stretched.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        let key = Arc::new(key);
+        let (input, name) = (base.clone(), realm.to_owned());
+        let stretched = tokio::task::spawn_blocking(move || stretch(&input, &name)).await;
+        let key = Arc::new(stretched.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?);
         if cached.len() == CACHED {
             cached.remove(0);
         }
-        cached.push(Cached { base, key: key.clone() });
+        cached.push(Cached { base, realm: realm.to_owned(), key: key.clone() });
         Ok(key)
     }
 }

@@ -97,7 +97,7 @@ impl Endpoint {
     pub async fn dial(&self, request: DialRequest) -> Result<Arc<Link>, Failures> {
         let DialRequest { ways, name, target, cookie, limit } = request;
         let deadline = Instant::now() + limit;
-        let call = match self.shared.keys.key(&cookie).await {
+        let call = match self.shared.keys().link(&cookie).await {
             Ok(key) => Call { shared: self.shared.clone(), name, target, cookie, key, deadline },
             Err(error) => {
                 let failed = |way| (way, DialError::Io(error.clone()));

@@ -72,6 +72,8 @@ pub struct EndpointConfig {
     /// A port that diallers try who know no other: when none of this machine's nodes has it,
     /// this one takes it as well, and sends everybody where they want to go. Needs a registry.
     pub well_known_port: Option<u16>,
+    /// The keys of cookies, stretched so far; those of other endpoints here, or none.
+    pub keys: CookieKeys,
 }
 
 /// What went wrong with somebody who wanted to get in.
@@ -141,7 +143,6 @@ pub(crate) struct Shared {
     /// The certificate of the relay here, if it has one of its own. Locked while `tls` is renewed.
     relay_certificate: Mutex<Option<KeyFiles>>,
     pub(crate) node: Arc<dyn Node>,
-    pub(crate) keys: CookieKeys,
     pub(crate) strangers: Mutex<Strangers>,
     pub(crate) well_known: WellKnown,
     mesh: RwLock<Option<Arc<Mesh>>>,
@@ -150,6 +151,8 @@ pub(crate) struct Shared {
     began: Instant,
     closing: AtomicBool,
     pub(crate) closed: watch::Sender<bool>,
+    /// Strangers asked to show that what is sent to their address reaches them.
+    pub(crate) validated: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) failed: AtomicU64,
     handshakes: Arc<AtomicU64>,
@@ -178,7 +181,6 @@ impl Endpoint {
             tls: RwLock::new(Arc::new(tls)),
             relay_certificate: Mutex::default(),
             node,
-            keys: CookieKeys::default(),
             strangers: Mutex::default(),
             well_known: WellKnown::default(),
             mesh: RwLock::default(),
@@ -187,6 +189,7 @@ impl Endpoint {
             began: Instant::now(),
             closing: AtomicBool::new(false),
             closed: watch::Sender::new(false),
+            validated: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             handshakes,
@@ -238,7 +241,7 @@ impl Endpoint {
     /// Returns when the key of `cookie` is known, which takes a while the first time.
     pub async fn prepare(&self, cookie: &Cookie) {
         // What goes wrong goes wrong again, and is told, when the key is needed.
-        let _ = self.shared.keys.key(cookie).await;
+        let _ = self.shared.keys().link(cookie).await;
     }
 
     /// The next link that another node opened and chose; none when the endpoint is closed.
@@ -341,11 +344,15 @@ impl Endpoint {
 
     /// Stops being a relay: tells its nodes, and ends their attachments after `grace`.
     pub async fn stop_relay(&self, grace: Duration) {
-        let relay = self.shared.relay.write().take();
-        if let Some(relay) = relay {
+        let Some(relay) = self.shared.relay() else {
+            return;
+        };
+        relay.restarting();
+        tokio::time::sleep(grace).await;
+        let goes = |current: &mut Arc<RelayService>| Arc::ptr_eq(current, &relay);
+        // Another one may have been started meanwhile, which then took the place of this one.
+        if self.shared.relay.write().take_if(goes).is_some() {
             self.shared.socket.answers_stun.store(false, Relaxed);
-            relay.restarting();
-            tokio::time::sleep(grace).await;
             relay.hang_up();
         }
     }
@@ -377,6 +384,7 @@ impl Endpoint {
             ("sealed", sealed),
             ("unknown", unknown),
             ("unreachable", unreachable),
+            ("validated", &self.shared.validated),
             ("refused", &self.shared.refused),
             ("failed_hellos", &self.shared.failed),
             ("full_handshakes", &self.shared.handshakes),
@@ -528,6 +536,11 @@ impl Shared {
         self.began.elapsed()
     }
 
+    /// The keys of cookies.
+    pub(crate) fn keys(&self) -> &CookieKeys {
+        &self.config.keys
+    }
+
     /// Certificates and what was made of them.
     pub(crate) fn tls(&self) -> Arc<Tls> {
         self.tls.read().clone()
@@ -582,8 +595,7 @@ impl Shared {
         if former.relay_id() != tls.relay_id()
             && let Some(relay) = self.relay()
         {
-            // What nodes signed for the former key counts nowhere any more.
-            relay.part();
+            relay.has_another_key();
         }
         Ok(())
     }
@@ -602,7 +614,7 @@ impl Shared {
     /// The key of the cookie shared with the node `name`.
     pub(crate) async fn key_shared_with(&self, name: &str) -> Result<Arc<CookieKey>, String> {
         let cookie = self.node.cookie(name).await.map_err(|_| "the node gave no cookie")?;
-        self.keys.key(&cookie).await
+        self.keys().link(&cookie).await
     }
 
     /// Whether `peer` may take its name: not when another life of it is connected and answers. One

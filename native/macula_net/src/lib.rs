@@ -39,7 +39,7 @@ pub mod resolve;
 pub mod transport;
 
 pub use certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
-pub use cookies::Cookie;
+pub use cookies::{Cookie, CookieKeys};
 pub use dial::{DialError, DialRequest, Way};
 pub use endpoint::{BindError, Endpoint, EndpointConfig, Incident, Node};
 pub use identity::{Identity, Origin};

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use macula_core::admission;
 use macula_core::mesh::packet::HEADER;
 use macula_core::mesh::seal::OVERHEAD;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -76,6 +75,19 @@ fn relayed(mut transport: TransportConfig) -> TransportConfig {
     transport
 }
 
+/// Strangers who wait for their turn to be let in: as many as get it within half a second. Others are
+/// sent away at once, rather than let in when they have given up.
+const WAITING_ROOM: usize = 256;
+
+/// Bytes of messages on their way to an attached node, at most: the larger part of a directory. Most
+/// of what it is sent are datagrams, which do not count.
+const MESSAGES_WINDOW: u64 = 256 * 1024;
+
+/// Has a node that attaches hold no more memory than it needs.
+pub(crate) fn attached(connection: &quinn::Connection) {
+    connection.set_send_window(MESSAGES_WINDOW);
+}
+
 /// The parameters of an attachment to a relay, or of a peering with one.
 pub(crate) fn attachment(tls: &Arc<QuicClientConfig>) -> quinn::ClientConfig {
     let mut client = quinn::ClientConfig::new(tls.clone());
@@ -90,7 +102,7 @@ pub(crate) fn server(tls: &Tls) -> quinn::ServerConfig {
     let mut server = quinn::ServerConfig::with_crypto(tls.server.clone());
     // The socket moves links between addresses; QUIC must not do so on its own.
     server.migration(false);
-    server.max_incoming(admission::STRANGERS);
+    server.max_incoming(WAITING_ROOM);
     server.transport_config(Arc::new(parameters(0)));
     server
 }

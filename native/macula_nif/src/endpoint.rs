@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_net::{
-    BindError, CertificateFiles, Cookie, Endpoint, EndpointConfig, Link, LinkInfo, Origin,
+    BindError, CertificateFiles, Cookie, CookieKeys, Endpoint, EndpointConfig, Link, LinkInfo,
+    Origin,
 };
 use rustler::{
     Binary, Encoder, Env, Error, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
@@ -90,6 +91,7 @@ impl Options<'_> {
             },
             registry: file(&self.registry)?,
             well_known_port: well_known_port.0.map(|port| port.0),
+            keys: CookieKeys::default(),
         })
     }
 }

@@ -226,6 +226,9 @@ pub(crate) fn relay_error<'a>(env: Env<'a>, why: &RelayError) -> Term<'a> {
         RelayError::OwnCertificate(fault) => {
             (atoms::own_certificate(), fault_atom(*fault)).encode(env)
         }
+        RelayError::Refused(Refusal::Busy(ms)) => {
+            (atoms::refused(), (atoms::busy(), *ms)).encode(env)
+        }
         RelayError::Refused(refusal) => (atoms::refused(), refusal_atom(*refusal)).encode(env),
         RelayError::Lost(why) => text(atoms::lost(), why),
     }
@@ -239,6 +242,7 @@ fn refusal_atom(refusal: Refusal) -> rustler::Atom {
         Refusal::Token => atoms::token(),
         Refusal::Certificate => atoms::certificate(),
         Refusal::Full => atoms::full(),
+        Refusal::Busy(_) => atoms::busy(),
         Refusal::Proof => atoms::proof(),
         Refusal::Replaced => atoms::replaced(),
         Refusal::Itself => atoms::itself(),

@@ -20,6 +20,8 @@ struct Options<'a> {
     realms: Term<'a>,
     nodes: Term<'a>,
     nodes_per_realm: Term<'a>,
+    attachments_per_second: Term<'a>,
+    memory: Term<'a>,
     bytes_per_node: Term<'a>,
     datagrams_per_node: Term<'a>,
     bytes_per_realm: Term<'a>,
@@ -47,6 +49,8 @@ impl Options<'_> {
             realms: realms.transpose()?,
             nodes: nodes(&self.nodes)?,
             nodes_per_realm: nodes(&self.nodes_per_realm)?,
+            attachments: count(&self.attachments_per_second)?,
+            memory: count(&self.memory)?,
             per_node: Limits {
                 bytes: count(&self.bytes_per_node)?,
                 datagrams: count(&self.datagrams_per_node)?,

@@ -29,6 +29,13 @@ pub fn jitter(dice: u32) -> Duration {
     FIRST.mul_f64(f64::from(dice) / f64::from(u32::MAX))
 }
 
+/// The pause of a node that a relay told to come `again` after a time: that time, and up to a quarter
+/// more, as others may have been told the same. No relay keeps a node away for long.
+pub fn told(again: Duration, dice: u32) -> Duration {
+    let again = again.min(LONGEST);
+    again + jitter(dice) + again.mul_f64(f64::from(dice) / f64::from(u32::MAX) / 4.0)
+}
+
 /// The attempts at one relay since it was last there.
 #[derive(Debug, Default)]
 pub struct Retry {
@@ -81,6 +88,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_a_relay_says_counts_within_bounds(dice in any::<u32>(), again in any::<u32>()) {
+            let again = Duration::from_millis(again.into());
+            let pause = told(again, dice);
+            prop_assert!(pause >= again.min(LONGEST) && pause <= again.min(LONGEST).mul_f64(1.26) + FIRST);
+        }
+
         #[test]
         fn no_pause_is_absurd(dice in any::<u32>(), tries in 0u32..200, urgent in any::<bool>()) {
             let mut retry = Retry { tried: tries };

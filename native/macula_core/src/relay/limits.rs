@@ -1,4 +1,5 @@
-//! How much a node may send through a relay: token buckets for datagrams and bytes.
+//! How much a node may send through a relay, by token buckets for datagrams and bytes, and how much
+//! may wait for one that does not take it.
 
 use std::time::Duration;
 
@@ -11,6 +12,16 @@ pub struct Limits {
     pub datagrams: Option<u64>,
 }
 
+/// What may wait for any node, however little memory is left: some datagrams of full size.
+const LEAST: u64 = 8 * 1024;
+
+/// The bytes that may wait for one node, when `used` of the `memory` for all of them are. A part of
+/// what is left: so one node that takes nothing has a long queue, and a thousand have short ones,
+/// and never is all of the memory taken by those who came first.
+pub fn queue(memory: u64, used: u64) -> u64 {
+    (memory.saturating_sub(used) / 4).max(LEAST)
+}
+
 /// How long a burst at twice the rate may last: what a node may save up.
 const BURST: Duration = Duration::from_secs(1);
 
@@ -21,6 +32,7 @@ const TELL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Bucket {
     rate: u64,
+    full: f64,
     left: f64,
     filled: Duration,
 }
@@ -28,14 +40,18 @@ pub struct Bucket {
 impl Bucket {
     /// A full bucket for `rate` a second.
     pub fn new(rate: u64, now: Duration) -> Bucket {
-        Bucket { rate, left: rate as f64 * BURST.as_secs_f64(), filled: now }
+        Bucket::holding(rate as f64 * BURST.as_secs_f64(), rate, now)
+    }
+
+    /// One for `rate` a second that holds `full` at most, and does.
+    pub fn holding(full: f64, rate: u64, now: Duration) -> Bucket {
+        Bucket { rate, full, left: full, filled: now }
     }
 
     /// Whether there is `amount` left at `now`.
     pub fn has(&mut self, now: Duration, amount: u64) -> bool {
-        let full = self.rate as f64 * BURST.as_secs_f64();
         let passed = now.saturating_sub(self.filled).as_secs_f64();
-        self.left = (self.left + passed * self.rate as f64).min(full);
+        self.left = (self.left + passed * self.rate as f64).min(self.full);
         self.filled = self.filled.max(now);
         self.left >= amount as f64
     }
@@ -101,6 +117,32 @@ mod tests {
         let mut meter = Meter::default();
         let told = (0..50).filter(|n| meter.tells(Duration::from_millis(n * 100))).count();
         assert_eq!(told, 5);
+    }
+
+    #[test]
+    fn queues_share_the_memory_they_have() {
+        const MEMORY: u64 = 64 * 1024 * 1024;
+        for nodes in [1, 10, 1000, 4000] {
+            let mut queues = vec![0; nodes];
+            // All of them take nothing, and are sent datagrams in turn.
+            for _ in 0..MEMORY / 1000 {
+                for at in 0..nodes {
+                    let used = queues.iter().sum();
+                    if queues[at] + 1000 <= queue(MEMORY, used) {
+                        queues[at] += 1000;
+                    } else if at == 0 {
+                        break;
+                    }
+                }
+                if queues[0] + 1000 > queue(MEMORY, queues.iter().sum()) {
+                    break;
+                }
+            }
+            let (least, most) = (queues.iter().min().unwrap(), queues.iter().max().unwrap());
+            assert!(most - least <= 1000, "{least} {most}");
+            assert!(queues.iter().sum::<u64>() <= MEMORY);
+            assert!(*least >= (MEMORY / (nodes as u64 + 4)).min(LEAST) - 2000);
+        }
     }
 
     proptest! {

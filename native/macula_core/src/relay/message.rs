@@ -4,7 +4,7 @@
 //! relay                                          node
 //!   OFFER     versions, features              →
 //!                                             ←  ATTACH   version, features, realm, token
-//!   ATTACHED  features, address, time         →           (or REFUSED reason)
+//!   ATTACHED  features, address, time         →           (or REFUSED reason, and when to come again)
 //!                                             ←  CLAIM    public key, proof, sealed name
 //!                                             ←  RECORD   the same, signed for other relays
 //!   HELD      tag                             →           (or TAKEN tag)
@@ -91,9 +91,14 @@ pub enum Refusal {
     Replaced,
     /// The relay was called by itself.
     Itself,
+    /// Too many come just now: this one may try again after so many milliseconds.
+    Busy(u32),
     /// A reason of a later version.
     Other(u8),
 }
+
+/// The code of [`Refusal::Busy`], which alone has something with it.
+const BUSY: u8 = 10;
 
 const REFUSALS: [Refusal; 9] = [
     Refusal::Version,
@@ -111,11 +116,15 @@ impl Refusal {
     pub(super) fn code(self) -> u8 {
         match self {
             Refusal::Other(code) => code,
+            Refusal::Busy(_) => BUSY,
             known => 1 + REFUSALS.iter().position(|refusal| *refusal == known).unwrap_or(0) as u8,
         }
     }
 
     pub(super) fn from_code(code: u8) -> Refusal {
+        if code == BUSY {
+            return Refusal::Busy(0);
+        }
         let known = usize::from(code).checked_sub(1).and_then(|at| REFUSALS.get(at));
         known.copied().unwrap_or(Refusal::Other(code))
     }
@@ -289,7 +298,12 @@ impl ToNode {
                 put_address(out, *observed);
                 out.extend_from_slice(&time.to_be_bytes());
             }),
-            ToNode::Refused(refusal) => framed(REFUSED, |out| out.push(refusal.code())),
+            ToNode::Refused(refusal) => framed(REFUSED, |out| {
+                out.push(refusal.code());
+                if let Refusal::Busy(again) = refusal {
+                    out.extend_from_slice(&again.to_be_bytes());
+                }
+            }),
             ToNode::Held(tag) => framed(HELD, |out| out.extend_from_slice(&tag.0)),
             ToNode::Taken(tag) => framed(TAKEN, |out| out.extend_from_slice(&tag.0)),
             ToNode::Ping(token) => number(PING, *token),
@@ -326,7 +340,10 @@ impl ToNode {
                     observed: address(input)?,
                     time: input.u64()?,
                 },
-                REFUSED => ToNode::Refused(Refusal::from_code(input.u8()?)),
+                REFUSED => ToNode::Refused(match Refusal::from_code(input.u8()?) {
+                    Refusal::Busy(_) => Refusal::Busy(input.u32()?),
+                    other => other,
+                }),
                 HELD => ToNode::Held(tag(input)?),
                 TAKEN => ToNode::Taken(tag(input)?),
                 PING => ToNode::Ping(input.u64()?),
@@ -456,7 +473,12 @@ pub(crate) mod tests {
             (any::<u64>(), address(), any::<u64>()).prop_map(|(features, observed, time)| {
                 ToNode::Attached { features, observed, time }
             }),
-            (1u8..).prop_map(|code| ToNode::Refused(Refusal::from_code(code))),
+            (1u8.., any::<u32>()).prop_map(|(code, again)| {
+                ToNode::Refused(match Refusal::from_code(code) {
+                    Refusal::Busy(_) => Refusal::Busy(again),
+                    other => other,
+                })
+            }),
             tag().prop_map(ToNode::Held),
             tag().prop_map(ToNode::Taken),
             any::<u64>().prop_map(ToNode::Ping),

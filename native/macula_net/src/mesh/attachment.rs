@@ -42,9 +42,13 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often it is looked whether what was sent is acknowledged.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long an attempt may take beside an attachment on which nothing is acknowledged: the pauses
-/// between QUIC's first packets grow, and a relay that is back must not wait for the next one.
+/// How long the first attempt may take beside an attachment on which nothing is acknowledged: the
+/// pauses between QUIC's first packets grow, and a relay that is back must not wait for the next one.
+/// Each further one may take twice as long: a relay to which all its nodes come back is slow.
 const INSIST: Duration = Duration::from_millis(1500);
+
+/// When to come again to a relay that did not even say when: its waiting room is empty by then.
+const CROWDED_MS: u32 = 1000;
 
 /// A directory: tags, and the sealed names of those who hold them.
 pub(super) type Entries = Vec<(Tag, Arc<[u8]>)>;
@@ -85,10 +89,14 @@ pub(super) async fn run(mesh: Arc<Mesh>, relay: usize, mut orders: mpsc::Receive
             Err(error) => error,
         };
         mesh.relay_down(relay);
+        let again = error.come_again();
         mesh.set_state(relay, State::Down(error));
         let pause = retry.pause(mesh.config.pace, random(), mesh.has_links());
         // The time of an attempt that nothing came of counts.
-        let over = (began + pause).max(Instant::now() + retry::jitter(random()));
+        let over = match again {
+            Some(again) => Instant::now() + retry::told(again, random()),
+            None => (began + pause).max(Instant::now() + retry::jitter(random())),
+        };
         // Nobody waits for an answer from a relay that is away.
         while let Ok(order) = timeout_at(over, orders.recv()).await {
             if order.is_none() {
@@ -176,15 +184,18 @@ impl Attachment<'_> {
             if !silence.look(began.elapsed(), sent, stats.frame_rx.acks) {
                 continue;
             }
+            let mut limit = INSIST;
             while acknowledged() == stats.frame_rx.acks {
                 let attempted = tokio::select! {
-                    attempted = self.attempt(INSIST) => attempted,
+                    attempted = self.attempt(limit) => attempted,
                     never = probe.insist(LOOK) => never,
                 };
-                if let Ok(attached) = attempted {
-                    return attached;
-                }
-                sleep(retry::jitter(random())).await;
+                let pause = match attempted {
+                    Ok(attached) => return attached,
+                    Err(error) => error.come_again(),
+                };
+                limit = (2 * limit).min(ATTACH);
+                sleep(retry::told(pause.unwrap_or_default(), random())).await;
             }
         }
     }
@@ -366,7 +377,7 @@ pub(crate) async fn connect(
         match timeout(limit, dial::connect(shared, *address, config.clone(), &url.text)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => last = error.into(),
-            Err(_) if answer.came() => last = RelayError::NotARelay(NOT_IN_QUIC.into()),
+            Err(_) if answer.is_foreign() => last = RelayError::NotARelay(NOT_IN_QUIC.into()),
             Err(_) => last = RelayError::Timeout,
         }
     }
@@ -483,7 +494,7 @@ impl From<DialError> for RelayError {
             DialError::NotMacula(text) => RelayError::NotARelay(text),
             DialError::Certificate(fault) => RelayError::Certificate(fault),
             DialError::OwnCertificate(fault) => RelayError::OwnCertificate(fault),
-            DialError::Busy => RelayError::Refused(Refusal::Full),
+            DialError::Busy => RelayError::Refused(Refusal::Busy(CROWDED_MS)),
             DialError::Tls(text) | DialError::Io(text) => RelayError::Lost(text),
             other => RelayError::Lost(format!("{other:?}")),
         }

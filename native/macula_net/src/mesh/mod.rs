@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 
 use crate::answers::{Answer, NOT_IN_QUIC};
 use crate::certificate::{CertificateFault, CertificateFiles};
-use crate::cookies::Cookie;
+use crate::cookies::{Cookie, CookieKeys};
 use crate::endpoint::{BindError, Shared, hex};
 use crate::link::Link;
 use crate::tls::Tls;
@@ -116,9 +116,18 @@ impl RelayError {
             | RelayError::Certificate(_)
             | RelayError::OwnCertificate(_) => true,
             RelayError::Refused(refusal) => {
-                !matches!(refusal, Refusal::Full | Refusal::Replaced | Refusal::Other(_))
+                let may_pass = matches!(refusal, Refusal::Full | Refusal::Busy(_));
+                !may_pass && !matches!(refusal, Refusal::Replaced | Refusal::Other(_))
             }
             _ => false,
+        }
+    }
+
+    /// When the relay wants to be tried again, if it said so.
+    fn come_again(&self) -> Option<Duration> {
+        match self {
+            RelayError::Refused(Refusal::Busy(ms)) => Some(Duration::from_millis((*ms).into())),
+            _ => None,
         }
     }
 }
@@ -174,7 +183,7 @@ pub(crate) struct Mesh {
     config: MeshConfig,
     tls: Arc<Tls>,
     pub(crate) tunnels: Arc<Tunnels>,
-    keys: MeshKeys,
+    keys: CookieKeys,
     own: Mutex<Vec<Own>>,
     /// The tags among them under the cookie that this node has now.
     current: Mutex<Vec<Tag>>,
@@ -233,31 +242,6 @@ struct Sought {
 /// What a cookie comes to before it is stretched.
 type Base = Zeroizing<[u8; LEN]>;
 
-/// The keys of cookies in this realm, stretched once each.
-#[derive(Default)]
-struct MeshKeys(tokio::sync::Mutex<Vec<(Base, Arc<MeshKey>)>>);
-
-/// Keys remembered: as for links (`cookies`).
-const CACHED: usize = 64;
-
-impl MeshKeys {
-    async fn key(&self, cookie: &Cookie, realm: &str) -> Result<Arc<MeshKey>, String> {
-        let base = keys::base(cookie);
-        let mut cached = self.0.lock().await;
-        if let Some((_, key)) = cached.iter().find(|(known, _)| *known == base) {
-            return Ok(key.clone());
-        }
-        let (input, realm) = (base.clone(), realm.to_owned());
-        let stretched = tokio::task::spawn_blocking(move || MeshKey::stretch(&input, &realm)).await;
-        let key = Arc::new(stretched.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?);
-        if cached.len() == CACHED {
-            cached.remove(0);
-        }
-        cached.push((base, key.clone()));
-        Ok(key)
-    }
-}
-
 /// A label to dial, and the way to hear that nobody is there.
 pub(crate) struct Route {
     pub(crate) label: SocketAddr,
@@ -313,7 +297,7 @@ impl Mesh {
             config,
             tls: Arc::new(tls),
             tunnels: shared.socket.tunnels.clone(),
-            keys: MeshKeys::default(),
+            keys: shared.keys().clone(),
             own: Mutex::default(),
             current: Mutex::default(),
             cookies: Mutex::default(),
@@ -475,7 +459,7 @@ impl Mesh {
         cookie: &Cookie,
         name: &str,
     ) -> Result<(Tag, Arc<MeshKey>), String> {
-        let key = self.keys.key(cookie, &self.config.realm).await?;
+        let key = self.keys.realm(cookie, &self.config.realm).await?;
         let claim = key.claim(name);
         let tag = claim.tag();
         let is_new = {

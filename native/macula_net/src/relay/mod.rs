@@ -12,7 +12,7 @@ use bytes::Bytes;
 use macula_core::keys::LEN;
 use macula_core::mesh::packet;
 use macula_core::relay::between::Between;
-use macula_core::relay::limits::{Bucket, Limits};
+use macula_core::relay::limits::{self, Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
 use macula_core::relay::table::{self, Access, Action, Clock, Forward, Id, Relay, Stranger, Token};
 use macula_core::secret::Secret;
@@ -77,6 +77,10 @@ pub struct RelayConfig {
     pub nodes: Option<usize>,
     /// Nodes of a realm, at most.
     pub nodes_per_realm: Option<usize>,
+    /// Nodes that may attach in a second; others are told when to come again. None: no limit.
+    pub attachments: Option<u64>,
+    /// Bytes of datagrams that may wait for all nodes together. None: no limit but that of each.
+    pub memory: Option<u64>,
     /// What a node may send.
     pub per_node: Limits,
     /// What the nodes of a realm may send together.
@@ -108,6 +112,8 @@ pub(crate) struct Counters {
     pub(crate) from_peers: AtomicU64,
     /// Attachments and peerings refused.
     pub(crate) refused: AtomicU64,
+    /// Nodes told to come again, as many came; counted among those refused, too.
+    pub(crate) told_to_wait: AtomicU64,
     /// Peerings that broke.
     pub(crate) peers_lost: AtomicU64,
     /// Records of peers that did not count.
@@ -119,6 +125,10 @@ pub(crate) struct RelayService {
     relay: Mutex<Relay>,
     attached: RwLock<HashMap<Id, Attached>>,
     peers: peer::Table,
+    /// Bytes of datagrams that may wait for all nodes.
+    memory: Option<u64>,
+    /// As many do, as was seen when each of the queues was looked at last.
+    waiting: AtomicU64,
     authorities: HashMap<String, Authorities>,
     began: Instant,
     last_id: AtomicU64,
@@ -132,6 +142,24 @@ pub(crate) struct RelayService {
 struct Attached {
     connection: Connection,
     messages: mpsc::Sender<Outgoing>,
+    /// Bytes of datagrams that wait for it, as was seen last.
+    waiting: AtomicU64,
+}
+
+impl Attached {
+    /// Bytes of datagrams that wait for it now, of which all of those waiting are told.
+    fn look(&self, of_all: &AtomicU64) -> u64 {
+        let room = self.connection.datagram_send_buffer_space();
+        let now = transport::DATAGRAM_QUEUE.saturating_sub(room) as u64;
+        self.note(now, of_all);
+        now
+    }
+
+    fn note(&self, now: u64, of_all: &AtomicU64) {
+        let before = self.waiting.swap(now, Relaxed);
+        // Wraps where it is less.
+        of_all.fetch_add(now.wrapping_sub(before), Relaxed);
+    }
 }
 
 enum Outgoing {
@@ -167,6 +195,7 @@ impl RelayService {
             realms,
             nodes: config.nodes,
             nodes_per_realm: config.nodes_per_realm,
+            attachments: config.attachments,
             per_node: config.per_node,
             per_realm: config.per_realm,
         });
@@ -174,6 +203,8 @@ impl RelayService {
             relay: Mutex::new(relay),
             attached: RwLock::default(),
             peers: peer::Table::new(&config.peers),
+            memory: config.memory,
+            waiting: AtomicU64::new(0),
             authorities,
             began: Instant::now(),
             last_id: AtomicU64::new(0),
@@ -215,8 +246,16 @@ impl RelayService {
     pub(crate) fn figures(&self) -> Vec<(&'static str, u64)> {
         let Counters { forwarded, bytes, full, nobody, slowed, invalid, too_large, .. } =
             &self.counters;
-        let Counters { silent, to_peers, from_peers, refused, peers_lost, records_refused, .. } =
-            &self.counters;
+        let Counters {
+            silent,
+            to_peers,
+            from_peers,
+            refused,
+            told_to_wait,
+            peers_lost,
+            records_refused,
+            ..
+        } = &self.counters;
         let counters = [
             ("forwarded", forwarded),
             ("bytes", bytes),
@@ -229,6 +268,7 @@ impl RelayService {
             ("to_peers", to_peers),
             ("from_peers", from_peers),
             ("refused", refused),
+            ("told_to_wait", told_to_wait),
             ("peers_lost", peers_lost),
             ("records_refused", records_refused),
         ];
@@ -237,6 +277,7 @@ impl RelayService {
         let now =
             [("nodes", relay.nodes()), ("peers", relay.peers()), ("records", relay.records())];
         figures.extend(now.map(|(name, count)| (name, count as u64)));
+        figures.push(("waiting_bytes", self.waiting.load(Relaxed)));
         figures
     }
 
@@ -252,9 +293,19 @@ impl RelayService {
         self.part();
     }
 
+    /// From now on it shows another key. What nodes signed for the former one counts nowhere else any
+    /// more: where there are peers, all come back and sign anew. Who only wants to be forwarded here
+    /// need not.
+    pub(crate) fn has_another_key(&self) {
+        if self.peers.has_any() {
+            self.part();
+        }
+    }
+
     /// Ends all attachments and peerings that are; nodes and peers come back.
-    pub(crate) fn part(&self) {
+    fn part(&self) {
         for (_, attached) in self.attached.write().drain() {
+            attached.note(0, &self.waiting);
             attached.connection.close(VarInt::from_u32(0), b"stopped");
         }
         self.peers.hang_up();
@@ -274,7 +325,7 @@ impl RelayService {
             self.counters.refused.fetch_add(1, Relaxed);
         }
         let actions = self.relay.lock().gone(id);
-        self.attached.write().remove(&id);
+        self.forget(id);
         self.carry_out(actions);
         connection.close(VarInt::from_u32(0), b"ended");
     }
@@ -317,19 +368,24 @@ impl RelayService {
             return self.answer_peer(id, connection, stranger, version, streams, welcome).await;
         }
         let (messages, outgoing) = mpsc::channel(WAITING);
-        let attached = Attached { connection: connection.clone(), messages };
+        transport::attached(connection);
+        let waiting = AtomicU64::new(0);
+        let attached = Attached { connection: connection.clone(), messages, waiting };
         self.attached.write().insert(id, attached);
         let writer = tokio::spawn(write(connection.clone(), send, outgoing));
         self.relay.lock().connected(id, stranger);
         let first = self.take(id, first, &shown);
         let welcomed = matches!(first[..], [Action::Send(_, ToNode::Attached { .. })]);
+        if let [Action::Close(_, ToNode::Refused(Refusal::Busy(_)))] = first[..] {
+            self.counters.told_to_wait.fetch_add(1, Relaxed);
+        }
         self.carry_out(first);
         if welcomed {
             welcome();
             self.attend(id, connection, receive, &shown).await;
         }
         // The last message may still be on its way; with this there will be none after it.
-        self.attached.write().remove(&id);
+        self.forget(id);
         let _ = timeout(PATIENCE, writer).await;
         welcomed.then_some(())
     }
@@ -423,8 +479,25 @@ impl RelayService {
 
     fn pass_on(&self, holder: Id, datagram: Bytes) {
         let attached = self.attached.read();
-        if let Some(Attached { connection, .. }) = attached.get(&holder) {
-            self.send(connection, datagram);
+        let Some(holder) = attached.get(&holder) else {
+            return;
+        };
+        if let Some(memory) = self.memory {
+            let queue = limits::queue(memory, self.waiting.load(Relaxed));
+            let queued = holder.look(&self.waiting) + datagram.len() as u64;
+            if queued > queue {
+                self.counters.full.fetch_add(1, Relaxed);
+                return;
+            }
+            holder.note(queued, &self.waiting);
+        }
+        self.send(&holder.connection, datagram);
+    }
+
+    /// There is nobody with this id any more.
+    fn forget(&self, id: Id) {
+        if let Some(attached) = self.attached.write().remove(&id) {
+            attached.note(0, &self.waiting);
         }
     }
 
@@ -471,6 +544,9 @@ impl RelayService {
     fn expire(&self) {
         let actions = self.relay.lock().expire(self.began.elapsed());
         self.carry_out(actions);
+        self.attached.read().values().for_each(|attached| {
+            attached.look(&self.waiting);
+        });
     }
 
     fn carry_out(&self, actions: Vec<Action>) {

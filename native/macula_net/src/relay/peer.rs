@@ -104,6 +104,11 @@ impl Table {
         Table { listed: Mutex::new(urls.iter().map(down).collect()), connected: RwLock::default() }
     }
 
+    /// Whether there are peers, or are to be.
+    pub(super) fn has_any(&self) -> bool {
+        !self.listed.lock().is_empty() || !self.connected.read().is_empty()
+    }
+
     pub(super) fn connection(&self, id: Id) -> Option<Connection> {
         self.connected.read().get(&id).map(|peer| peer.connection.clone())
     }

@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use macula_core::relay::message::Refusal;
 use macula_net::{
     BindError, CertificateFault, CertificateFiles, CertificateNews, Cookie, DialError, Endpoint,
-    EndpointConfig, Incident, MeshConfig, Node, RelayConfig, RelayError,
+    EndpointConfig, Incident, MeshConfig, Node, RelayConfig, RelayError, State,
 };
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use tokio::sync::oneshot;
 
-use crate::mesh::{at, join_error};
+use crate::mesh::{SHORT, at, connect_named, join, join_error, relay, talk_through};
 use crate::support::*;
 
 /// A CA, whose files are removed at the end.
@@ -247,6 +248,46 @@ async fn a_relay_on_the_port_of_a_node_has_a_certificate_of_its_own() {
     b.start_relay(RelayConfig::default()).unwrap();
     assert_eq!(join_error(&a, trusting(&nodes), HANG).await, wrong);
     assert_eq!(join_error(&a, trusting(&relays), HANG).await, unknown);
+}
+
+/// A relay without peers keeps its attachments when its key changes, and shows newcomers the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_of_a_relay_costs_nobody_an_attachment() {
+    let ca = Ca::new("kept");
+    let (relay, _) = node("", ca.files("relay", host("localhost"), Flaw::None));
+    relay.start_relay(RelayConfig::default()).unwrap();
+    let (a, b) = (open("a"), open("b"));
+    join(&a, &[&relay]).await;
+    join(&b, &[&relay]).await;
+    let (mut to_b, mut at_b) = talk_through(&a, &b).await;
+    let before = relay.node_id();
+    ca.issue("relay", host("localhost"), Flaw::None);
+    relay.renew_certificates().unwrap();
+    assert_ne!(relay.node_id(), before);
+    let (c, _) = node("c", CertificateFiles::default());
+    join(&c, &[&relay]).await;
+    connect_named((&c, "c"), (&a, "a")).await;
+    to_b.send([framed(b"still")]).await;
+    assert_eq!(at_b.frames(1).await, [b"still".to_vec()]);
+    // Each has shown its key once: nobody came twice.
+    assert_eq!(counter(&relay, "full_handshakes"), 3);
+}
+
+/// A relay that goes has told its nodes, and sends those who come meanwhile away until it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_to_a_relay_that_goes_is_to_come_again() {
+    let (relay, a, b) = (Arc::new(relay()), open("a"), open("b"));
+    join(&a, &[&relay]).await;
+    let stopping = tokio::spawn({
+        let relay = relay.clone();
+        async move { relay.stop_relay(SHORT).await }
+    });
+    until("a warning", || a.relays().unwrap()[0].state == State::Draining).await;
+    let busy = join_error(&b, at(&[&relay]), SHORT / 2).await;
+    assert_eq!(busy, RelayError::Refused(Refusal::Busy(2000)));
+    stopping.await.unwrap();
+    relay.start_relay(RelayConfig::default()).unwrap();
+    join(&b, &[&relay]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

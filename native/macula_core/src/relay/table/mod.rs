@@ -22,6 +22,7 @@ use super::between::Between;
 use super::limits::{Limits, Meter};
 use super::message::{Refusal, ToNode, ToRelay, VERSIONS};
 use super::peering::Peers;
+use super::pressure::Pressure;
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
 use crate::mesh::packet::Packet;
@@ -46,6 +47,9 @@ pub const MAX_CLAIMS: usize = 64;
 
 /// Entries told of a directory: what a page or a person can look through.
 const MAX_LISTED: usize = 4096;
+
+/// When who comes to a relay that goes is to come again: a service that is started anew is there then.
+const GONE_MS: u32 = 2000;
 
 /// Stands for one attachment.
 pub type Id = u64;
@@ -85,6 +89,8 @@ pub struct Config {
     pub nodes: Option<usize>,
     /// Nodes of a realm, at most. None: no limit.
     pub nodes_per_realm: Option<usize>,
+    /// Nodes that may attach in a second; others are told to come again. None: no limit.
+    pub attachments: Option<u64>,
     /// What a node may send.
     pub per_node: Limits,
     /// What the nodes of a realm may send together.
@@ -156,6 +162,9 @@ pub struct Relay {
     nodes: usize,
     trials: Vec<Trial>,
     last_token: u64,
+    pressure: Option<Pressure>,
+    /// It is about to go.
+    goes: bool,
 }
 
 #[derive(Debug)]
@@ -241,7 +250,7 @@ impl Relay {
         let attached = attachment.realm.is_some();
         match message {
             ToRelay::Attach { version, realm, token, .. } if !attached => {
-                let admitted = self.admit(version, &realm, &token, vouched);
+                let admitted = self.admit(now, version, &realm, &token, vouched);
                 match admitted {
                     Ok(()) => self.attach(now, wall, id, realm),
                     Err(refusal) => self.refuse(id, refusal),
@@ -319,13 +328,15 @@ impl Relay {
         actions
     }
 
-    /// Tells everybody that the relay goes.
-    pub fn restarting(&self) -> Vec<Action> {
+    /// Tells everybody that the relay goes. Who comes from now on is to come again.
+    pub fn restarting(&mut self) -> Vec<Action> {
+        self.goes = true;
         self.attachments.keys().map(|id| Action::Send(*id, ToNode::Restarting)).collect()
     }
 
     fn admit(
-        &self,
+        &mut self,
+        now: Duration,
         version: u8,
         realm: &str,
         token: &[u8],
@@ -351,7 +362,16 @@ impl Relay {
         {
             return Err(Refusal::Full);
         }
-        Ok(())
+        if self.goes {
+            return Err(Refusal::Busy(GONE_MS));
+        }
+        let Some(rate) = self.config.attachments else {
+            return Ok(());
+        };
+        let pressure = self.pressure.get_or_insert_with(|| Pressure::new(rate, now));
+        let busy =
+            |again: Duration| Refusal::Busy(again.as_millis().try_into().unwrap_or(u32::MAX));
+        pressure.arrive(now).map_err(busy)
     }
 
     fn attach(&mut self, now: Duration, wall: u64, id: Id, name: String) -> Vec<Action> {
@@ -631,6 +651,25 @@ mod tests {
         relay.gone(1);
         assert_eq!(relay.nodes(), 1);
         assert!(matches!(attach(&mut relay, 5, 5, "t", b"")[..], [Action::Send(..)]));
+    }
+
+    #[test]
+    fn who_comes_in_a_crowd_is_told_when_to_come_again() {
+        let mut relay = Relay::new(Config { attachments: Some(2), ..Config::default() });
+        for id in 1..=2 {
+            assert!(matches!(attach(&mut relay, id, id as u8, "r", b"")[..], [Action::Send(..)]));
+        }
+        assert_eq!(attach(&mut relay, 3, 3, "r", b""), [closed(3, Refusal::Busy(500))]);
+        assert_eq!(attach(&mut relay, 4, 4, "r", b""), [closed(4, Refusal::Busy(1000))]);
+        assert_eq!(relay.nodes(), 2);
+    }
+
+    #[test]
+    fn a_relay_that_goes_tells_its_nodes_and_takes_nobody_else() {
+        let mut relay = Relay::default();
+        attach(&mut relay, 1, 1, "r", b"");
+        assert_eq!(relay.restarting(), [Action::Send(1, ToNode::Restarting)]);
+        assert_eq!(attach(&mut relay, 2, 2, "r", b""), [closed(2, Refusal::Busy(GONE_MS))]);
     }
 
     #[test]
