@@ -5,8 +5,9 @@
 %% Of those who connect and say nothing, more than are answered at the same time.
 -define(MUTE, 20).
 
+%% The first relay starts the application, without which other tests begin.
 health_test_() ->
-    {timeout, 60, fun health/0}.
+    {setup, fun() -> ok end, fun(_) -> application:stop(macula) end, {timeout, 60, fun health/0}}.
 
 health() ->
     {ok, Port} = free_port(),
