@@ -48,7 +48,7 @@ run(#{name := Name, places := Places} = Mode) ->
     Result = #{mode => Name, otp => list_to_binary(erlang:system_info(otp_release)), date => date_of_today(),
                cores => erlang:system_info(logical_processors_available), seconds => round(elapsed()),
                load_before => LoadBefore, load_after => load_average(), places => Measured},
-    [ok = file:write_file(lists:concat([?DIR, $/, file(Name), $., Kind]), unicode:characters_to_binary(Text))
+    [ok = file:write_file(lists:concat([?DIR, "/", file(Name), ".", Kind]), unicode:characters_to_binary(Text))
      || {Kind, Text} <- [{json, bench_json:encode(Result)}, {svg, bench_plot:svg(Result)},
                          {md, bench_markdown:text(Result)}]],
     ok = bench_compare:keep(Name, Measured),
