@@ -64,23 +64,41 @@ is_well() {
     [ "$(env MACULA_RELAY_CONFIG="$work/relay$1.config" "$relay" health 2>/dev/null | cut -c1-14)" = '{"status":"ok"' ]
 }
 
-# attached N COUNT: as many nodes are attached to the relay number N.
-attached() {
-    left=150
-    until env MACULA_RELAY_CONFIG="$work/relay$1.config" "$relay" health 2>/dev/null | grep -q "\"nodes\":$2,"; do
+# eventually FIFTHS TEXT LOG COMMAND...: waits until the command succeeds, for as many fifths of a second.
+eventually() {
+    left=$1 text=$2 log=$3
+    shift 3
+    until "$@"; do
         left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "not $2 nodes at relay $1" "relay$1.log"
+        [ "$left" -gt 0 ] || fail "$text" "$log"
         sleep 0.2
     done
 }
 
+has_nodes() {
+    env MACULA_RELAY_CONFIG="$work/relay$1.config" "$relay" health 2>/dev/null | grep -q "\"nodes\":$2,"
+}
+
+has_answered() {
+    [ "$(answers)" -ge "$1" ]
+}
+
+answers() {
+    grep -c 'talker: answered' "$node_b.log"
+}
+
+# attached N COUNT: as many nodes are attached to the relay number N.
+attached() {
+    eventually 150 "not $2 nodes at relay $1" "relay$1.log" has_nodes "$1" "$2"
+}
+
 until_well() {
-    left=100
-    until is_well "$1"; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "relay $1 does not get well" "relay$1.log"
-        sleep 0.2
-    done
+    eventually 100 "relay $1 does not get well" "relay$1.log" is_well "$1"
+}
+
+# talks_on FIFTHS COUNT: there come to be as many answers.
+talks_on() {
+    eventually "$1" "the talk does not go on" "$node_b.log" has_answered "$2"
 }
 
 erlc certify.erl talker.erl "$root/test/macula_test_ca.erl"
@@ -128,17 +146,11 @@ attached 1 3
 kill -9 "$pid_c"
 echo "relay's release: a new certificate is shown, and nobody lost an attachment for it"
 
-answers=$(grep -c 'talker: answered' "$node_b.log")
+answers=$(answers)
 stop "$pid_1" 30 relay1.log
 wait "$pid_1" || fail "status $? after SIGTERM" relay1.log
 wait_for "$node_a.log" "talker: draining https://localhost:$port_1" 10 "$pid_a"
-stop_counting=$((answers + 20))
-left=100
-until [ "$(grep -c 'talker: answered' "$node_b.log")" -ge "$stop_counting" ]; do
-    left=$((left - 1))
-    [ "$left" -gt 0 ] || fail "the talk does not go on" "$node_b.log"
-    sleep 0.2
-done
+talks_on 100 $((answers + 20))
 echo "relay's release: SIGTERM ends it with status 0, and its nodes had turned to the other one"
 
 kill -9 "$pid_2"
@@ -147,13 +159,8 @@ run_relay 2
 pid_2=$pid
 until_well 2
 attached 2 2
-answers=$(grep -c 'talker: answered' "$node_b.log")
-left=150
-until [ "$(grep -c 'talker: answered' "$node_b.log")" -gt "$answers" ]; do
-    left=$((left - 1))
-    [ "$left" -gt 0 ] || fail "the talk does not go on" "$node_b.log"
-    sleep 0.2
-done
+answers=$(answers)
+talks_on 150 $((answers + 1))
 ! grep -q 'talker: nodedown' "$node_b.log" || fail "the nodes lost each other" "$node_b.log"
 echo "relay's release: killed and started again, it has its nodes back, and their link outlived it"
 stop "$pid_2" 30 relay2.log
