@@ -185,17 +185,19 @@ impl Record {
         self.since = self.since.saturating_add(FORGIVE.saturating_mul(forgiven));
     }
 
+    fn allowance(&mut self, validated: bool) -> &mut Option<Bucket> {
+        let [unvalidated, of_validated] = &mut self.allowance;
+        if validated { of_validated } else { unvalidated }
+    }
+
     /// Whether more come than may.
     fn is_hasty(&mut self, now: Duration, validated: bool) -> bool {
-        let [of_forged, of_real] = &mut self.allowance;
-        let bucket = if validated { of_real } else { of_forged };
-        bucket.as_mut().is_some_and(|bucket| !bucket.has(now, 1))
+        self.allowance(validated).as_mut().is_some_and(|bucket| !bucket.has(now, 1))
     }
 
     fn count(&mut self, now: Duration, validated: bool) {
-        let [of_forged, of_real] = &mut self.allowance;
-        let bucket = if validated { of_real } else { of_forged };
-        bucket.get_or_insert_with(|| Bucket::new(OF_ONE_ADDRESS_A_SECOND, now)).take(1);
+        let full = || Bucket::new(OF_ONE_ADDRESS_A_SECOND, now);
+        self.allowance(validated).get_or_insert_with(full).take(1);
     }
 
     fn is_blank(&mut self, now: Duration) -> bool {

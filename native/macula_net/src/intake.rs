@@ -43,12 +43,10 @@ impl Intake {
         }
     }
 
-    /// Adds what was received.
-    pub(crate) fn push(&self, chunks: impl Iterator<Item = Bytes>) -> Pushed {
+    /// Adds what was received, `bytes` in all.
+    pub(crate) fn push(&self, chunks: impl Iterator<Item = Bytes>, bytes: usize) -> Pushed {
         let mut waiting = self.waiting.lock();
-        let before = waiting.chunks.len();
         waiting.chunks.extend(chunks);
-        let bytes = waiting.chunks.range(before..).map(Bytes::len).sum();
         let tell = !std::mem::replace(&mut waiting.told, true);
         Pushed { tell, pause: waiting.credit.queued(bytes) }
     }
@@ -58,7 +56,7 @@ impl Intake {
         self.room.notified().await;
     }
 
-    /// Takes `most` bytes, cut into frames; true when there are more. Once there are none,
+    /// Takes at most `most` bytes, cut into frames; true when there are more. Once there are none,
     /// the input handler is told of the next ones.
     pub(crate) fn take(&self, most: usize, mut piece: impl FnMut(Piece<'_>)) -> bool {
         let mut frames = self.frames.lock();

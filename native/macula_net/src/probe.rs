@@ -6,10 +6,23 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use tokio::time::sleep;
 
 use crate::congestion::Epoch;
+
+/// The next datagram that is more than a probe.
+///
+/// # Errors
+/// The connection has ended.
+pub(crate) async fn next_datagram(connection: &Connection) -> Result<Bytes, ConnectionError> {
+    loop {
+        let datagram = connection.read_datagram().await?;
+        if !datagram.is_empty() {
+            return Ok(datagram);
+        }
+    }
+}
 
 /// Probes one connection.
 ///

@@ -70,7 +70,7 @@ async fn read(link: &LinkState, inbox: &impl Inbox, mut stream: RecvStream) -> C
         link.counters.bytes_in.fetch_add(bytes as u64, Relaxed);
         // A part of a large frame is a sign of life too.
         link.counters.life_in.fetch_add(count as u64, Relaxed);
-        let pushed = link.intake.push(read.iter_mut().map(std::mem::take));
+        let pushed = link.intake.push(read.iter_mut().map(std::mem::take), bytes);
         if pushed.tell {
             hops::pass(Hop::Posted);
             inbox.readable();

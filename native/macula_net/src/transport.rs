@@ -143,7 +143,7 @@ pub fn parameters(streams: u32) -> TransportConfig {
     transport
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(0u32.into())
-        // Only attachments use datagrams; what others send is dropped here unread.
+        // For attachments; all that links send so are empty probes.
         .datagram_receive_buffer_size(Some(DATAGRAM_QUEUE))
         .datagram_send_buffer_size(DATAGRAM_QUEUE)
         // net_ticktime decides about an established link; before that, bounds of our own.

@@ -12,8 +12,9 @@ use rustler::{Binary, Env, Error, NifResult, OwnedEnv, Term};
 
 use crate::term::for_each;
 
-/// Binaries from this size on are shared. Sharing costs an entry in the send buffer and a
-/// reference taken and dropped, about what copying this much does.
+/// Binaries from this size on are shared. Sharing costs an entry in the send buffer, and quinn goes
+/// through these one by one for each packet: with shared binaries of 4 KiB that took a tenth of all
+/// the processor time, more than copying them does.
 const SHARE_FROM: usize = 16 * 1024;
 
 /// The frames of `list`, `[{Size, iovec()}]`, as chunks, and how many they are.

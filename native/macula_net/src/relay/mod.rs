@@ -28,7 +28,7 @@ use crate::endpoint::Shared;
 use crate::framing;
 use crate::mesh::RelayUrl;
 use crate::socket::from_label;
-use crate::{tls, transport};
+use crate::{probe, tls, transport};
 
 pub use peer::{PeerInfo, PeerState};
 
@@ -452,10 +452,7 @@ impl RelayService {
     }
 
     async fn forward(&self, id: Id, connection: &Connection) {
-        while let Ok(datagram) = connection.read_datagram().await {
-            if datagram.is_empty() {
-                continue; // a probe
-            }
+        while let Ok(datagram) = probe::next_datagram(connection).await {
             let decision = self.relay.lock().forward(self.began.elapsed(), id, &datagram);
             match decision {
                 Forward::To(holder) => self.pass_on(holder, datagram),

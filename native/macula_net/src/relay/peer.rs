@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{AGAIN, Counted, EXPORTER, PATIENCE, RelayService};
 use crate::endpoint::Shared;
 use crate::mesh::{RelayError, RelayUrl, attachment};
-use crate::probe::Probe;
+use crate::probe::{self, Probe};
 use crate::socket::from_label;
 use crate::{framing, tls, transport};
 
@@ -453,10 +453,7 @@ impl RelayService {
 
     /// Passes what a peer forwards to the nodes here, until its connection ends.
     async fn forward_here(&self, id: Id, connection: &Connection) {
-        while let Ok(datagram) = connection.read_datagram().await {
-            if datagram.is_empty() {
-                continue; // a probe
-            }
+        while let Ok(datagram) = probe::next_datagram(connection).await {
             let decision = self.relay.lock().forward_here(self.began.elapsed(), id, &datagram);
             let dropped = match decision {
                 Forward::To(holder) => {
