@@ -313,7 +313,7 @@ remove_net(Net) ->
 %% What an earlier run left that was killed.
 remove_stale() ->
     [ip(["netns delete ", Name])
-     || Name <- string:lexemes(os:cmd("ip netns list | cut -d ' ' -f 1"), "\n"),
+     || Name <- string:lexemes(os:cmd("ls /run/netns 2>/dev/null"), "\n"),
         {match, [Pid]} <- [re:run(Name, "^mfl([0-9]+)[vgx]$", [{capture, all_but_first, list}])],
         not filelib:is_dir("/proc/" ++ Pid) orelse Pid =:= os:getpid()].
 
