@@ -19,6 +19,9 @@ use crate::replay::ReplayWindow;
 /// Bytes that sealing adds.
 pub const OVERHEAD: usize = NONCE + 1 + GCM_TAG;
 
+/// How many of these are in front of the content.
+pub const FRONT: usize = NONCE + 1;
+
 const NONCE: usize = 12;
 const GCM_TAG: usize = 16;
 

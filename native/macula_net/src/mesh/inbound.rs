@@ -60,12 +60,10 @@ impl Inbound {
         let mut queue = self.queue.lock();
         let mut taken = 0;
         for (buf, meta) in bufs.iter_mut().zip(metas) {
-            let Some((label, datagram)) = queue.datagrams.pop_front() else {
+            let Some((label, len, stride)) = queue.take(buf) else {
                 break;
             };
-            let len = datagram.len().min(buf.len());
-            buf[..len].copy_from_slice(&datagram[..len]);
-            *meta = RecvMeta { addr: label, len, stride: len, ecn: None, dst_ip: None };
+            *meta = RecvMeta { addr: label, len, stride, ecn: None, dst_ip: None };
             taken += 1;
         }
         if taken == 0 {
@@ -73,5 +71,27 @@ impl Inbound {
             return None;
         }
         Some(taken)
+    }
+}
+
+impl Queue {
+    /// Fills `buf` with datagrams of one label that are as long as the first, but for the last one,
+    /// as a kernel does that joins segments: quinn allocates once for them all. The label, bytes in
+    /// all, and of each; none: nothing waits.
+    fn take(&mut self, buf: &mut [u8]) -> Option<(SocketAddr, usize, usize)> {
+        let (label, first) = self.datagrams.pop_front()?;
+        let stride = first.len().min(buf.len());
+        buf[..stride].copy_from_slice(&first[..stride]);
+        let mut len = stride;
+        while len.is_multiple_of(stride.max(1))
+            && let Some((of, next)) = self.datagrams.front()
+            && *of == label
+            && (1..=stride.min(buf.len() - len)).contains(&next.len())
+        {
+            buf[len..len + next.len()].copy_from_slice(next);
+            len += next.len();
+            self.datagrams.pop_front();
+        }
+        Some((label, len, stride))
     }
 }

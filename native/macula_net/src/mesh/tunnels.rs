@@ -14,7 +14,7 @@ use bytes::Bytes;
 use macula_core::mesh::claim::Tag;
 use macula_core::mesh::key::{MeshKey, Session};
 use macula_core::mesh::packet::{self, HEADER};
-use macula_core::mesh::seal::{Kind, OVERHEAD, OpenError, Opener, Sealer};
+use macula_core::mesh::seal::{FRONT, Kind, OVERHEAD, OpenError, Opener, Sealer};
 use macula_core::mesh::split::{self, Joiner, NUMBER};
 use macula_core::path::demux;
 use parking_lot::{Mutex, RwLock};
@@ -287,7 +287,6 @@ impl Tunnels {
         key: &Arc<MeshKey>,
         sealed: &[u8],
     ) -> Option<Vec<u8>> {
-        let mut sealed = sealed.to_vec();
         let known = self.find(own, peer);
         let tunnel = match &known {
             Some(tunnel) => tunnel.clone(),
@@ -296,7 +295,7 @@ impl Tunnels {
                 Err(_) => return None,
             },
         };
-        let opened = tunnel.open(relay, &mut sealed);
+        let opened = tunnel.open(relay, sealed.to_vec());
         match opened {
             // Only what opens, and so comes from a holder of the cookie, makes a tunnel be kept.
             Ok(_) if known.is_none() && self.insert(tunnel.clone()).is_err() => {}
@@ -375,12 +374,7 @@ impl Tunnel {
     }
 
     /// Sends datagrams through a relay; gives how many it took.
-    fn send<'a>(
-        &self,
-        relay: &Connection,
-        datagrams: impl Iterator<Item = &'a [u8]>,
-        longest: usize,
-    ) -> usize {
+    fn send(&self, relay: &Connection, datagrams: Chunks<'_, u8>, longest: usize) -> usize {
         let room = relay.max_datagram_size().and_then(|max| max.checked_sub(HEADER + OVERHEAD));
         let room = room.map(|room| room.min(longest));
         let Some(room) = room else {
@@ -393,60 +387,49 @@ impl Tunnel {
                 Err(_) => return 0,
             }
         }
-        let (mut sent, mut bytes) = (0, 0);
+        let mut batch = Batch::for_bytes(datagrams.clone().map(<[u8]>::len).sum(), datagrams.len());
         for datagram in datagrams {
-            if self.send_one(&mut sending, relay, room, datagram) {
-                sent += 1;
-                bytes += datagram.len();
-            }
+            self.seal(&mut sending, room, datagram, &mut batch);
         }
+        drop(sending);
+        let (sent, bytes) = batch.send(relay);
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
         self.msgs_out.fetch_add(sent as u64, Relaxed);
         sent
     }
 
-    /// Sends a datagram, in two halves when it is too large for the way there.
-    fn send_one(
-        &self,
-        sending: &mut Sending,
-        relay: &Connection,
-        room: usize,
-        datagram: &[u8],
-    ) -> bool {
+    /// Seals a datagram, in two halves when it is too large for the way there.
+    fn seal(&self, sending: &mut Sending, room: usize, datagram: &[u8], batch: &mut Batch) {
+        let header = packet::header(&self.peer, &self.own);
         if datagram.len() <= room {
-            return self.send_sealed(sending, relay, Kind::Whole, &[], datagram);
+            batch.add(&header, datagram.len(), |out| {
+                sending.sealer.seal(Kind::Whole, &[], datagram, out)
+            });
+            return;
         }
         let Some(at) = split::split_at(datagram.len(), room.saturating_sub(NUMBER)) else {
-            return false;
+            return;
         };
         let number = sending.number.to_be_bytes();
         sending.number = sending.number.wrapping_add(1);
         let (first, second) = datagram.split_at(at);
-        self.send_sealed(sending, relay, Kind::First, &number, first)
-            && self.send_sealed(sending, relay, Kind::Second, &number, second)
-    }
-
-    fn send_sealed(
-        &self,
-        sending: &mut Sending,
-        relay: &Connection,
-        kind: Kind,
-        prefix: &[u8],
-        content: &[u8],
-    ) -> bool {
-        let mut out = Vec::with_capacity(HEADER + OVERHEAD + prefix.len() + content.len());
-        out.extend_from_slice(&packet::header(&self.peer, &self.own));
-        sending.sealer.seal(kind, prefix, content, &mut out)
-            && relay.send_datagram(Bytes::from(out)).is_ok()
+        let sealer = &mut sending.sealer;
+        batch.add(&header, 0, |out| sealer.seal(Kind::First, &number, first, out));
+        batch.add(&header, datagram.len(), |out| sealer.seal(Kind::Second, &number, second, out));
     }
 
     /// Opens what came through `relay`; a whole datagram, if it is one or completes one.
-    fn open(&self, relay: usize, sealed: &mut [u8]) -> Result<Option<Vec<u8>>, OpenError> {
+    fn open(&self, relay: usize, mut sealed: Vec<u8>) -> Result<Option<Vec<u8>>, OpenError> {
         let mut receiving = self.receiving.lock();
         let Receiving { opener, joiner } = &mut *receiving;
-        let (kind, content) = opener.open(&self.key, sealed)?;
+        let (kind, content) = opener.open(&self.key, &mut sealed)?;
         let datagram = match kind {
-            Kind::Whole => Some(content.to_vec()),
+            Kind::Whole => {
+                let end = FRONT + content.len();
+                sealed.truncate(end);
+                sealed.drain(..FRONT);
+                Some(sealed)
+            }
             Kind::First => joiner.join(true, content),
             Kind::Second => joiner.join(false, content),
         };
@@ -472,6 +455,55 @@ impl Tunnel {
             decrypt_failed: self.decrypt_failed.load(Relaxed),
             replayed: self.replayed.load(Relaxed),
         }
+    }
+}
+
+/// Sealed datagrams for a relay, one behind the other: one piece of memory for all that quinn wants
+/// to send at once.
+struct Batch {
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+/// What goes to the relay as one datagram.
+struct Piece {
+    end: usize,
+    /// Bytes of the datagram that is complete with it; 0: it is the first half of one.
+    completes: usize,
+}
+
+impl Batch {
+    /// One with room for so many datagrams of so many bytes in all.
+    fn for_bytes(bytes: usize, datagrams: usize) -> Batch {
+        let around = 2 * (HEADER + OVERHEAD + NUMBER);
+        let bytes = Vec::with_capacity(bytes + datagrams * around);
+        Batch { bytes, pieces: Vec::with_capacity(2 * datagrams) }
+    }
+
+    /// Adds what `seal` puts behind `header`.
+    fn add(&mut self, header: &[u8], completes: usize, seal: impl FnOnce(&mut Vec<u8>) -> bool) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(header);
+        if seal(&mut self.bytes) {
+            self.pieces.push(Piece { end: self.bytes.len(), completes });
+        } else {
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// Sends it all; gives how many datagrams, and bytes of these, the connection took.
+    fn send(self, relay: &Connection) -> (usize, usize) {
+        let mut rest = Bytes::from(self.bytes);
+        let (mut start, mut sent, mut bytes) = (0, 0, 0);
+        for Piece { end, completes } in self.pieces {
+            let piece = rest.split_to(end - start);
+            start = end;
+            if relay.send_datagram(piece).is_ok() && completes > 0 {
+                sent += 1;
+                bytes += completes;
+            }
+        }
+        (sent, bytes)
     }
 }
 
