@@ -13,6 +13,14 @@ pub const SEND_HIGH: usize = 512 * 1024;
 /// half of that has been taken, and QUIC's flow control stops the peer.
 pub const RECEIVE_HIGH: usize = 1024 * 1024;
 
+/// Bytes that may wait on a lane before a process that sends more is suspended. As much as on a link
+/// without lanes: what one process is ahead of the network, others on its lane wait for.
+pub const LANE_HIGH: usize = SEND_HIGH;
+
+/// Bytes that may wait on all lanes of a link before the emulator is no longer drained: 32 full lanes.
+/// Only senders that cannot be suspended reach it, and those that are too many for that to be felt.
+pub const LINK_HIGH: usize = 16 * 1024 * 1024;
+
 /// Counts the bytes that wait in a queue and decides when its producer pauses and resumes.
 #[derive(Debug)]
 pub struct Credit {
@@ -25,6 +33,16 @@ impl Credit {
     /// For what waits to be sent.
     pub fn output() -> Credit {
         Credit { high: SEND_HIGH, waiting: 0, paused: false }
+    }
+
+    /// For what waits to be sent on one of several lanes.
+    pub fn lane() -> Credit {
+        Credit { high: LANE_HIGH, waiting: 0, paused: false }
+    }
+
+    /// For what waits on all lanes of a link.
+    pub fn link() -> Credit {
+        Credit { high: LINK_HIGH, waiting: 0, paused: false }
     }
 
     /// For what waits to be handed to the emulator.

@@ -1,0 +1,270 @@
+//! Reads off a distribution frame which process's signal it is.
+//!
+//! The order of signals is promised for each pair of a sender and a receiver (alt_dist, "Distribution
+//! Module"), so the sender alone decides which way a frame may go; a receiver has many addresses
+//! (pid, name, alias), a sender only one. Where it stands in the control message depends on the
+//! operation (erl_dist_protocol, "Protocol between Connected Nodes"). What is not surely read is
+//! [`Signal::Unknown`], which costs time and never order.
+//!
+//! Frames are expected as the emulator makes them without atom cache (`DFLAG_DIST_HDR_ATOM_CACHE`
+//! rejected), with fragments:
+//!
+//! ```text
+//! 131, 68, 0,                          control message, payload   a signal in one frame
+//! 131, 69, sequence:64, fragment:64, 0, control message, payload  the first frame of several
+//! 131, 70, sequence:64, fragment:64,                     payload  the next ones, down to 1
+//! ```
+
+/// What a frame is, for its order among others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A whole signal of this process.
+    From(Sender),
+    /// The emulator's answer to a request to spawn: must stay before what this process, the new one,
+    /// sends itself, but none of its doing.
+    SpawnReply(Sender),
+    /// The first fragment of a signal, `sender` unless it is unknown. It is the last one, too, of
+    /// a signal that turned out smaller than thought.
+    Begins {
+        /// Whose signal it is.
+        sender: Option<Sender>,
+        /// What its fragments have in common.
+        sequence: u64,
+        /// No other fragment follows.
+        last: bool,
+    },
+    /// A further fragment. The signal takes effect with the last one.
+    Continues {
+        /// What the fragments of a signal have in common.
+        sequence: u64,
+        /// No other fragment follows.
+        last: bool,
+    },
+    /// A signal nobody is known to be the sender of: to be delivered after everything before it
+    /// and before everything behind it.
+    Unknown,
+}
+
+/// A process of this node, by the numbers of its pid `<0.id.serial>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sender {
+    /// Counts up with every process spawned.
+    pub id: u32,
+    /// Counts up when `id` has wrapped.
+    pub serial: u32,
+    /// The life of the node it belongs to: the emulator also answers for those of earlier lives.
+    pub creation: u32,
+}
+
+const VERSION: u8 = 131;
+const WHOLE: u8 = 68;
+const FIRST: u8 = 69;
+const NEXT: u8 = 70;
+
+const SMALL_INTEGER: u8 = 97;
+const INTEGER: u8 = 98;
+const SMALL_TUPLE: u8 = 104;
+const SMALL_BIG: u8 = 110;
+const ATOM_UTF8: u8 = 118;
+const SMALL_ATOM_UTF8: u8 = 119;
+const NEW_PID: u8 = 88;
+const NEWER_REFERENCE: u8 = 90;
+
+/// What the frame is whose bytes are these, one part after the other, wherever it is cut.
+#[inline]
+pub fn classify<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Signal {
+    read(Cursor { part: &[], parts: parts.into_iter() }).unwrap_or(Signal::Unknown)
+}
+
+fn read<'a>(mut frame: Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Signal> {
+    match frame.array()? {
+        [VERSION, WHOLE] if frame.byte()? == 0 => whole(&mut frame),
+        [VERSION, FIRST] => {
+            let (sequence, last) = frame.fragment()?;
+            Some(Signal::Begins { sender: first(&mut frame), sequence, last })
+        }
+        [VERSION, NEXT] => {
+            let (sequence, last) = frame.fragment()?;
+            Some(Signal::Continues { sequence, last })
+        }
+        _ => None,
+    }
+}
+
+/// The sender in the control message of a first fragment.
+fn first<'a>(frame: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Sender> {
+    if frame.byte()? != 0 {
+        return None;
+    }
+    match whole(frame)? {
+        Signal::From(sender) | Signal::SpawnReply(sender) => Some(sender),
+        _ => None,
+    }
+}
+
+/// The signal of the control message that follows.
+fn whole<'a>(frame: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Signal> {
+    let [SMALL_TUPLE, arity, SMALL_INTEGER, operation] = frame.array()? else {
+        return None;
+    };
+    let position = position(operation)?;
+    if arity < position.least_arity() {
+        return None;
+    }
+    match position {
+        Position::Second => {}
+        Position::Third => frame.skip_term()?,
+        Position::Child => return child(frame).map(Signal::SpawnReply),
+    }
+    frame.sender().map(Signal::From)
+}
+
+/// Where a control message tells its sender; the operation is element 1.
+#[derive(Clone, Copy)]
+enum Position {
+    Second,
+    Third,
+    /// Of a spawn reply, see [`child`].
+    Child,
+}
+
+impl Position {
+    fn least_arity(self) -> u8 {
+        match self {
+            Position::Second => 2,
+            Position::Third => 3,
+            Position::Child => 5,
+        }
+    }
+}
+
+/// Where the sender is in a control message of this operation; none when that is not known.
+///
+/// Left out are SEND and SEND_TT (2, 12), which tell none and come only of what was sent before the
+/// nodes were connected, and GROUP_LEADER (7), which tells the new leader instead.
+fn position(operation: u8) -> Option<Position> {
+    Some(match operation {
+        // LINK, EXIT, REG_SEND, EXIT2; EXIT, REG_SEND and EXIT2 with trace tokens
+        1 | 3 | 6 | 8 | 13 | 16 | 18
+        // MONITOR_P, DEMONITOR_P, MONITOR_P_EXIT (of a name: then an atom is there), SEND_SENDER
+        | 19..=23
+        // PAYLOAD_EXIT, _EXIT_TT, _EXIT2, _EXIT2_TT and _MONITOR_P_EXIT
+        | 24..=28
+        // ALIAS_SEND, ALIAS_SEND_TT
+        | 33 | 34 => Position::Second,
+        // SPAWN_REQUEST, _TT; UNLINK_ID, UNLINK_ID_ACK; ALTACT_SIG_SEND
+        29 | 30 | 35 | 36 | 37 => Position::Third,
+        // SPAWN_REPLY, _TT
+        31 | 32 => Position::Child,
+        _ => return None,
+    })
+}
+
+/// Whom a spawn reply has to precede: the child, or when there is none, whoever. So one answer goes
+/// with what it is an answer to: `{31, Request, Parent, Flags, Child or Reason}`.
+fn child<'a>(frame: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Sender> {
+    frame.skip_term()?;
+    let parent = frame.sender()?;
+    frame.skip_term()?;
+    Some(frame.sender().unwrap_or(parent))
+}
+
+/// Reads terms across the parts of a frame.
+struct Cursor<'a, P> {
+    part: &'a [u8],
+    parts: P,
+}
+
+impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        match self.part.split_first_chunk() {
+            Some((bytes, rest)) => {
+                self.part = rest;
+                Some(*bytes)
+            }
+            None => self.gather(),
+        }
+    }
+
+    /// As [`Self::array`], of bytes that several parts may hold.
+    fn gather<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let mut have = 0;
+        while have < N {
+            if self.part.is_empty() {
+                self.part = self.parts.next()?;
+                continue;
+            }
+            let (here, rest) = self.part.split_at(self.part.len().min(N - have));
+            bytes[have..have + here.len()].copy_from_slice(here);
+            have += here.len();
+            self.part = rest;
+        }
+        Some(bytes)
+    }
+
+    #[inline]
+    fn byte(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn skip(&mut self, mut bytes: usize) -> Option<()> {
+        while bytes > self.part.len() {
+            bytes -= self.part.len();
+            self.part = self.parts.next()?;
+        }
+        self.part = self.part.split_at(bytes).1;
+        Some(())
+    }
+
+    /// A sequence, and whether this is its last fragment: they count down to 1.
+    fn fragment(&mut self) -> Option<(u64, bool)> {
+        let sequence = u64::from_be_bytes(self.array()?);
+        match u64::from_be_bytes(self.array()?) {
+            0 => None,
+            fragment => Some((sequence, fragment == 1)),
+        }
+    }
+
+    /// The pid that follows; none when another term does.
+    fn sender(&mut self) -> Option<Sender> {
+        if self.byte()? != NEW_PID {
+            return None;
+        }
+        self.skip_atom()?;
+        Some(Sender {
+            id: u32::from_be_bytes(self.array()?),
+            serial: u32::from_be_bytes(self.array()?),
+            creation: u32::from_be_bytes(self.array()?),
+        })
+    }
+
+    fn skip_atom(&mut self) -> Option<()> {
+        let len = match self.byte()? {
+            SMALL_ATOM_UTF8 => usize::from(self.byte()?),
+            ATOM_UTF8 => usize::from(u16::from_be_bytes(self.array()?)),
+            _ => return None,
+        };
+        self.skip(len)
+    }
+
+    /// Skips what may stand before a sender: a reference, or an integer.
+    fn skip_term(&mut self) -> Option<()> {
+        match self.byte()? {
+            SMALL_INTEGER => self.skip(1),
+            INTEGER => self.skip(4),
+            // Its sign has a byte of its own.
+            SMALL_BIG => {
+                let len = usize::from(self.byte()?);
+                self.skip(1 + len)
+            }
+            NEWER_REFERENCE => {
+                let words = usize::from(u16::from_be_bytes(self.array()?));
+                self.skip_atom()?;
+                self.skip(4 + 4 * words)
+            }
+            _ => None,
+        }
+    }
+}
