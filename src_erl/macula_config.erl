@@ -20,6 +20,7 @@
                     interface := {any | inet:ip_address(), origin()},
                     advertise := {undefined | target(), origin()},
                     threads := {pos_integer(), origin()},
+                    dist_streams := {1..255, origin()},
                     tls_verify := {none | verify_peer, origin()},
                     cacertfile := {undefined | binary(), origin()},
                     certfile := {undefined | binary(), origin()},
@@ -38,7 +39,7 @@
 -define(OS_ENV, ["MACULA_DIST_PORT", "MACULA_RELAYS", "MACULA_DIST_MODE"]).
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
--define(MACULA_ENV, [peers, dist, select, cookie, cluster, mesh, relay]).
+-define(MACULA_ENV, [peers, dist, dist_streams, select, cookie, cluster, mesh, relay]).
 -define(DIST_KEYS, [port, port_range, interface, advertise, threads,
                     tls_verify, cacertfile, certfile, keyfile]).
 
@@ -48,6 +49,9 @@
 %% them raise the ceiling over many links, and cost each link a little latency.
 -define(SCHEDULERS_PER_THREAD, 4).
 -define(MAX_DEFAULT_THREADS, 8).
+%% Processes spawned one after the other are on streams of their own when they are
+%% fewer than this. An unused stream costs nothing, a used one some 5 kB.
+-define(DEFAULT_STREAMS, 64).
 
 %% @doc Makes sys.config's and the command line's values for macula visible.
 %% They become so when the application is loaded, which in a release happens
@@ -130,6 +134,7 @@ resolve_all(#{macula := Env, carriers := Carriers} = Sources, Dist) ->
                          fun interface/2, any),
       advertise => first([{Dist, advertise, dist}], fun address/2, undefined),
       threads => first([{Dist, threads, dist}], fun threads/2, default_threads()),
+      dist_streams => first([{Env, dist_streams, macula}], fun dist_streams/2, ?DEFAULT_STREAMS),
       peers => first([{Env, peers, macula}], fun peers/2, #{}),
       select => first([{Env, select, macula}],
                       fun(Key, Rule) -> rule(Key, Rule, Carriers) end, []),
@@ -239,6 +244,9 @@ default_threads() ->
 
 threads(_, N) when is_integer(N), N >= 1, N =< 1024 -> N;
 threads(Key, Got) -> throw({bad_option, Key, {integer, 1, 1024}, Got}).
+
+dist_streams(_, N) when is_integer(N), N >= 1, N =< 255 -> N;
+dist_streams(Key, Got) -> throw({bad_option, Key, {integer, 1, 255}, Got}).
 
 tls_verify(_, Verify) when Verify =:= none; Verify =:= verify_peer -> Verify;
 tls_verify(Key, Got) -> throw({bad_option, Key, {one_of, [none, verify_peer]}, Got}).

@@ -9,7 +9,7 @@
 -export([dial/2, dial_cancel/1]).
 -export([mesh_join/2, mesh_leave/2, mesh_cookies/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
 -export([relay_start/2, relay_stop/2, relay_stats/1, relay_peers/1]).
--export([link_id/1, link_own/2, link_address/1, link_peer/1, link_send_packet/2,
+-export([link_id/1, link_own/2, link_address/1, link_peer/1, link_lanes/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_receive/1, link_send/2,
          link_send_large/2, link_tick/1, link_stat/1, link_close/1]).
 -export([registry_publish/3, registry_find/2, registry_list/1]).
@@ -19,12 +19,17 @@
 -export([call_times/0, memory/0, hop/1, hops/0]).
 
 -export_type([endpoint/0, dial/0, link/0, link_id/0, registration/0, address/0, candidate/0,
-              frame/0, bad_file/0, mdns/0, hop/0]).
+              frame/0, sent/0, local_process/0, bad_file/0, mdns/0, hop/0]).
 
 -type endpoint() :: reference().
 -type dial() :: reference().
 -type link() :: reference().
 -type link_id() :: integer().
+%% Whether more may be sent, and who has sent too much.
+-type sent() :: ok | wait | {ok | wait, Suspend :: [local_process(), ...]} | {error, closed}.
+%% The numbers of a pid of this node, as the external term format has them.
+-type local_process() :: {Id :: non_neg_integer(), Serial :: non_neg_integer(),
+                          Creation :: non_neg_integer()}.
 -type registration() :: reference().
 -type mdns() :: reference().
 -type address() :: {inet:ip_address(), inet:port_number()}.
@@ -86,7 +91,8 @@ again(Function, Args, false) -> erlang:nif_error({not_in_library, {Function, len
                       authorities := undefined | binary(),
                       certificate := undefined | {File :: binary(), KeyFile :: binary()},
                       registry := undefined | binary(),
-                      well_known_port := undefined | inet:port_number()}) ->
+                      well_known_port := undefined | inet:port_number(),
+                      dist_streams := 1..255}) ->
           {ok, endpoint()} | {error, eaddrinuse | {bind_failed, binary()} | bad_file()}.
 endpoint_open(Options) -> load_and(endpoint_open, [Options]).
 
@@ -184,6 +190,10 @@ link_address(Link) -> load_and(link_address, [Link]).
 -spec link_peer(link()) -> binary().
 link_peer(Link) -> load_and(link_peer, [Link]).
 
+%% @doc Streams beside the first one that frames are sorted onto; 0: there are none.
+-spec link_lanes(link()) -> 0 | 2..255.
+link_lanes(Link) -> load_and(link_lanes, [Link]).
+
 -spec link_send_packet(link(), iodata()) -> ok | {error, closed}.
 link_send_packet(Link, Packet) -> load_and(link_send_packet, [Link, Packet]).
 
@@ -196,11 +206,13 @@ link_established(Link, Node, Input) -> load_and(link_established, [Link, Node, I
 -spec link_receive(link()) -> {[binary()], Bytes :: non_neg_integer(), more | none}.
 link_receive(Link) -> load_and(link_receive, [Link]).
 
--spec link_send(link(), [frame()]) -> ok | wait | {error, closed}.
+%% Processes that are to be suspended are named again in
+%% {macula_link, Id, {resume, Processes}}.
+-spec link_send(link(), [frame()]) -> sent().
 link_send(Link, Frames) -> load_and(link_send, [Link, Frames]).
 
 %% The same on a dirty scheduler, for frames of any size.
--spec link_send_large(link(), [frame()]) -> ok | wait | {error, closed}.
+-spec link_send_large(link(), [frame()]) -> sent().
 link_send_large(Link, Frames) -> load_and(link_send_large, [Link, Frames]).
 
 -spec link_tick(link()) -> ok | {error, closed}.

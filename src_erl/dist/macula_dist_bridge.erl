@@ -106,6 +106,9 @@ handle(dist_data, #state{phase = idle} = State) ->
     loop(State#state{phase = draining});
 handle({macula_link, Id, writable}, #state{id = Id, phase = blocked} = State) ->
     loop(resume(State#state{phase = draining}));
+handle({macula_link, Id, {resume, Processes}}, #state{id = Id} = State) ->
+    ok = macula_dist_brake:resume(Processes),
+    loop(State);
 handle({macula_link, Id, {closed, _}}, #state{id = Id, phase = handshake} = State) ->
     %% Not the ticker's end: it may have been told to wait for net_kernel to
     %% put the peer's own connection in its place. If it is reading, it knows.
@@ -154,6 +157,9 @@ drain(#state{dhandle = DHandle, link = Link} = State) ->
             drained(send(Link, Bytes, Frames), More, State#state{since = State#state.since + Bytes})
     end.
 
+drained({Sent, Processes}, More, State) when is_list(Processes) ->
+    ok = macula_dist_brake:suspend(Processes),
+    drained(Sent, More, State);
 drained(ok, more, State) -> loop(State);
 drained(ok, none, State) -> loop(idle(State));
 drained(wait, _, State) -> loop(State#state{phase = blocked});

@@ -335,7 +335,7 @@ open(Name, #{port := NodePort}) ->
 configured(_, _, {error, _} = Error) ->
     Error;
 configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
-    #{interface := {Ip, _}, threads := {Threads, _}, advertise := {Advertise, _},
+    #{interface := {Ip, _}, threads := {Threads, _}, dist_streams := {Streams, _}, advertise := {Advertise, _},
       cacertfile := {Authorities, _}, mesh := {Mesh, _}} = Config,
     Ports = ports(Name, Choice),
     case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
@@ -344,7 +344,8 @@ configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
                                     authorities => Authorities,
                                     certificate => certificate(Config),
                                     registry => macula_dist_registry:directory(),
-                                    well_known_port => well_known_port(Name, Origin)}) of
+                                    well_known_port => well_known_port(Name, Origin),
+                                    dist_streams => Streams}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
             {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise,

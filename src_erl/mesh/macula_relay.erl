@@ -225,7 +225,8 @@ on_own_port(#{port := Given, certificate := Certificate} = Relay) ->
            end,
     Options = #{owner => self(), ip => any, ports => [Port], name => <<>>, threads => 1,
                 home => macula_dist_home:directory(<<"relay">>), authorities => undefined,
-                certificate => Certificate, registry => undefined, well_known_port => undefined},
+                certificate => Certificate, registry => undefined, well_known_port => undefined,
+                dist_streams => 1},
     case macula_nif:endpoint_open(Options) of
         {ok, Endpoint} ->
             %% The certificate is that of the whole port.

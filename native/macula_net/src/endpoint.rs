@@ -72,6 +72,8 @@ pub struct EndpointConfig {
     /// A port that diallers try who know no other: when none of this machine's nodes has it,
     /// this one takes it as well, and sends everybody where they want to go. Needs a registry.
     pub well_known_port: Option<u16>,
+    /// Lanes of a link at most, each way; 1 or 0: all frames go one after the other.
+    pub lanes: u8,
     /// The keys of cookies, stretched so far; those of other endpoints here, or none.
     pub keys: CookieKeys,
 }
@@ -607,7 +609,7 @@ impl Shared {
         exporter: [u8; keys::LEN],
     ) -> Result<Local, getrandom::Error> {
         let nonce = random()?;
-        let (boot_id, streams) = (self.boot_id, transport::STREAMS);
+        let (boot_id, streams) = (self.boot_id, self.config.lanes.max(1));
         Ok(Local { name, boot_id, features: 0, streams, nonce, exporter })
     }
 
@@ -641,7 +643,7 @@ impl Shared {
     ) -> Arc<Link> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Relaxed);
-        transport::admit(&connection);
+        transport::admit(&connection, transport::lanes(greeted.peer.streams));
         let reports = self.reports.watch(connection.remote_address());
         let link = Link::new(id, connection, greeted, self.socket.clone(), reports);
         let mut links = self.links.lock();

@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use macula_core::dist::brake::Taken;
 use macula_core::dist::frame::Piece;
+use macula_core::dist::signal::Sender;
 use macula_core::hello::Peer;
 use macula_core::path::liveness::{Liveness, Verdict};
 use macula_core::path::select::Path;
@@ -18,8 +20,8 @@ use tokio::time::sleep;
 use crate::greet::Greeted;
 use crate::intake::Intake;
 use crate::mesh::is_label;
+use crate::outlet::{self, Batch, Outlet, Stream};
 use crate::paths::LinkPaths;
-use crate::queue::Queue;
 use crate::reader::{self, Command, Inbox, PacketWaiter};
 use crate::socket::{MeshSocket, from_label, to_label};
 use crate::unreachable::Watch;
@@ -64,6 +66,9 @@ impl From<ConnectionError> for Closed {
 pub trait Owner: Send + 'static {
     /// A paused producer may go on.
     fn writable(&self);
+
+    /// These processes may go on, which were to be suspended.
+    fn resume(&self, senders: Vec<Sender>);
 
     /// The link is closed. Not called once frames flow: then the inbox hears of it, after them.
     fn closed(&self, reason: &Closed);
@@ -126,7 +131,7 @@ struct Ending {
 /// What a link's tasks share with it.
 pub(crate) struct LinkState {
     connection: Connection,
-    queue: Arc<Queue>,
+    pub(crate) outlet: Outlet,
     pub(crate) intake: Intake,
     pub(crate) counters: Counters,
     reason: OnceLock<Closed>,
@@ -148,6 +153,21 @@ pub struct Link {
 }
 
 impl LinkState {
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// So many bytes were written to a stream.
+    pub(crate) fn written(&self, stream: Stream, bytes: usize) {
+        let Taken { resume, go_on } = self.outlet.written(stream, bytes);
+        if !resume.is_empty() {
+            self.tell_owner(|owner| owner.resume(resume.clone()));
+        }
+        if go_on {
+            self.tell_owner(|owner| owner.writable());
+        }
+    }
+
     /// Resolves when the link is to close or has closed.
     async fn closing(&self) {
         // Fails only when the sender is dropped, which `self` owns.
@@ -168,7 +188,7 @@ impl LinkState {
         // asked for after the controller has let go of the link.
         let explained = reason == Closed::Peer && self.established.get().is_none();
         let abandoned = ours && !explained;
-        self.queue.close();
+        self.outlet.close();
         self.ending.send_modify(|ending| {
             ending.ended = true;
             ending.abandoned |= abandoned;
@@ -180,7 +200,7 @@ impl LinkState {
     /// no packet, quinn repeats what is unanswered, and net_kernel's timer decides.
     fn ask_for_life(&self) {
         if self.established.get().is_some() {
-            self.queue.tick();
+            self.outlet.tick();
         }
     }
 
@@ -202,10 +222,11 @@ impl Link {
     ) -> Arc<Link> {
         let Greeted { send, receive, peer } = greeted;
         let (commands, requests) = mpsc::unbounded_channel();
+        let lanes = transport::lanes(peer.streams);
         let state = Arc::new(LinkState {
             connection,
-            queue: Arc::new(Queue::new()),
-            intake: Intake::new(),
+            outlet: Outlet::new(lanes),
+            intake: Intake::new(lanes),
             counters: Counters::default(),
             reason: OnceLock::new(),
             ending: watch::Sender::default(),
@@ -319,7 +340,8 @@ impl Link {
 
     /// Sends bytes as they are, before frames flow.
     pub fn send_packet(&self, packet: Bytes) -> SendState {
-        self.push([packet], 1)
+        self.state.counters.msgs_out.fetch_add(1, Relaxed);
+        self.state.outlet.push([packet])
     }
 
     /// Asks for the next handshake packet.
@@ -334,26 +356,35 @@ impl Link {
         }
     }
 
-    /// Sends whole frames (headers included), `count` of them. All are taken.
-    pub fn send(&self, chunks: impl IntoIterator<Item = Bytes>, count: u64) -> SendState {
-        self.push(chunks, count)
+    /// The frames that go next, to be placed and sent.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch::new(&self.state)
+    }
+
+    /// Lanes beside the control stream, each way; none: all goes there.
+    pub fn lanes(&self) -> Option<u16> {
+        transport::lanes(self.peer.streams)
     }
 
     /// Sends a tick, ahead of what waits. False when the link is closed.
     pub fn tick(&self) -> bool {
         self.state.counters.msgs_out.fetch_add(1, Relaxed);
-        self.state.queue.tick()
+        self.state.outlet.tick()
     }
 
-    /// Takes at most `most` bytes of what was received, piece by piece; true when there are more. One
-    /// caller at a time.
-    pub fn receive(&self, most: usize, mut piece: impl FnMut(Piece<'_>)) -> bool {
+    /// Takes at most about `most` bytes of what was received, piece by piece; true when there are
+    /// more. Frames of different streams may be begun at the same time, so each piece comes with its
+    /// stream. One caller at a time.
+    pub fn receive(&self, most: usize, mut piece: impl FnMut(Stream, Piece<'_>)) -> bool {
         let mut frames = 0;
-        let more = self.state.intake.take(most, |next| {
+        let more = self.state.intake.take(most, |stream, next| {
             frames += u64::from(next == Piece::End);
-            piece(next);
+            piece(stream, next);
         });
         self.state.counters.msgs_in.fetch_add(frames, Relaxed);
+        if let Some(violation) = self.state.intake.violation() {
+            self.state.ended(Closed::Lost(violation.to_string()));
+        }
         more
     }
 
@@ -364,7 +395,7 @@ impl Link {
         }
         let counters = &self.state.counters;
         let (life, sent) = (counters.life_in.load(Relaxed), counters.msgs_out.load(Relaxed));
-        Some((life, sent, self.state.queue.waiting()))
+        Some((life, sent, self.state.outlet.waiting()))
     }
 
     /// Closes the link once what was sent is acknowledged, or a bound has passed.
@@ -426,21 +457,11 @@ impl Link {
             suite: tls::SUITE,
             rtt: self.state.connection.rtt(),
             bytes_in: counters.bytes_in.load(Relaxed),
-            bytes_out: self.state.queue.bytes_out.load(Relaxed),
+            bytes_out: self.state.outlet.bytes_out.load(Relaxed),
             msgs_in: counters.msgs_in.load(Relaxed),
             msgs_out: counters.msgs_out.load(Relaxed),
-            queue: self.state.queue.waiting(),
+            queue: self.state.outlet.waiting(),
         })
-    }
-
-    fn push(&self, chunks: impl IntoIterator<Item = Bytes>, frames: u64) -> SendState {
-        match self.state.queue.push(chunks) {
-            None => SendState::Closed,
-            Some(pause) => {
-                self.state.counters.msgs_out.fetch_add(frames, Relaxed);
-                if pause { SendState::Wait } else { SendState::Ready }
-            }
-        }
     }
 
     /// A command that comes too late answers its asker: the reader is gone only after the end.
@@ -460,9 +481,7 @@ impl Drop for Link {
 /// Writes what is queued; when the link closes, lets the peer acknowledge it all, then closes the
 /// connection.
 async fn write(state: Arc<LinkState>, mut stream: quinn::SendStream) {
-    let resume = || state.tell_owner(|owner| owner.writable());
-    state.queue.clone().write_to(&mut stream, resume).await;
-    let _ = tokio::time::timeout(DRAIN, stream.stopped()).await;
+    outlet::write(&state, &mut stream, DRAIN).await;
     state.connection.close(VarInt::from_u32(0), b"closed");
 }
 

@@ -1,15 +1,18 @@
-//! Reads a link's stream: first single handshake packets, on request, then frames.
+//! Reads a link's streams: first single handshake packets, on request, then frames, on all of them.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
+use macula_core::dist::lane::Opening;
 use quinn::RecvStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::hops::{self, Hop};
 use crate::link::{Closed, LinkState};
+use crate::outlet::Stream;
 
 /// Chunks taken from quinn at once: packets, mostly.
 const CHUNKS: usize = 64;
@@ -45,6 +48,7 @@ pub(crate) enum Command {
 pub(crate) fn start(link: Arc<LinkState>, inbox: impl Inbox) -> Command {
     Command::Start(Box::new(move |stream| {
         Box::pin(async move {
+            let inbox = Arc::new(inbox);
             let reason = tokio::select! {
                 reason = read(&link, &inbox, stream) => reason,
                 () = link.abandoned() => Closed::Local,
@@ -54,9 +58,59 @@ pub(crate) fn start(link: Arc<LinkState>, inbox: impl Inbox) -> Command {
     }))
 }
 
-/// Reads what there is room for, until the stream ends. Dropped early, it tells the peer that nobody
-/// reads on.
-async fn read(link: &LinkState, inbox: &impl Inbox, mut stream: RecvStream) -> Closed {
+/// Reads all streams until the control stream ends, and the lanes after it: the peer ends it when all of
+/// them have arrived. Dropped early, it tells the peer that nobody reads on.
+async fn read(link: &Arc<LinkState>, inbox: &Arc<impl Inbox>, control: RecvStream) -> Closed {
+    let mut lanes = JoinSet::new();
+    let connection = link.connection();
+    let control = read_stream(link, &**inbox, Stream::Control, control);
+    tokio::pin!(control);
+    let reason = loop {
+        tokio::select! {
+            reason = &mut control => break reason,
+            Ok(lane) = connection.accept_uni() => {
+                lanes.spawn(read_lane(link.clone(), inbox.clone(), lane));
+            }
+            Some(Ok(reason)) = lanes.join_next() => {
+                if matches!(reason, Closed::Lost(_)) {
+                    break reason;
+                }
+            }
+        }
+    };
+    loop {
+        tokio::select! {
+            biased;
+            Ok(lane) = connection.accept_uni() => {
+                lanes.spawn(read_lane(link.clone(), inbox.clone(), lane));
+            }
+            () = std::future::ready(()) => break,
+        }
+    }
+    if reason == Closed::Peer {
+        while lanes.join_next().await.is_some() {}
+    }
+    reason
+}
+
+async fn read_lane(link: Arc<LinkState>, inbox: Arc<impl Inbox>, mut lane: RecvStream) -> Closed {
+    let mut opening = [0; Opening::LEN];
+    if let Err(error) = lane.read_exact(&mut opening).await {
+        return ended(error);
+    }
+    match link.intake.opened(Opening::decode(opening)) {
+        Ok(stream) => read_stream(&link, &*inbox, stream, lane).await,
+        Err(violation) => Closed::Lost(violation.to_string()),
+    }
+}
+
+/// Reads what there is room for, until the stream ends.
+async fn read_stream(
+    link: &LinkState,
+    inbox: &impl Inbox,
+    which: Stream,
+    mut stream: RecvStream,
+) -> Closed {
     let mut chunks = vec![Bytes::new(); CHUNKS];
     loop {
         let count = match stream.read_chunks(&mut chunks).await {
@@ -70,13 +124,13 @@ async fn read(link: &LinkState, inbox: &impl Inbox, mut stream: RecvStream) -> C
         link.counters.bytes_in.fetch_add(bytes as u64, Relaxed);
         // A part of a large frame is a sign of life too.
         link.counters.life_in.fetch_add(count as u64, Relaxed);
-        let pushed = link.intake.push(read.iter_mut().map(std::mem::take), bytes);
+        let pushed = link.intake.push(which, read.iter_mut().map(std::mem::take), bytes);
         if pushed.tell {
             hops::pass(Hop::Posted);
             inbox.readable();
         }
         if pushed.pause {
-            link.intake.room().await;
+            link.intake.room(which).await;
         }
     }
 }

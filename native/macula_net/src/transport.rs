@@ -13,8 +13,14 @@ use crate::congestion::PathCubicConfig;
 use crate::identity::Identity;
 use crate::tls::Tls;
 
-/// Distribution streams of a link.
-pub(crate) const STREAMS: u8 = 1;
+/// Lanes of a link whose sides have agreed on so many streams; with one there is the control stream
+/// alone.
+pub(crate) fn lanes(streams: u8) -> Option<u16> {
+    (streams > 1).then(|| u16::from(streams))
+}
+
+/// The streams that the acceptor opens for the hello, or a relay for its messages: one.
+const FIRST_STREAM: u32 = 1;
 
 /// How often a silent link is checked: NAT bindings live 30 s and more, and a peer killed on a
 /// host that still answers is noticed within this time.
@@ -24,15 +30,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// lost packet of a LAN handshake cost a second.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// Bytes of one stream the peer may have under way: 40 ms at 200 MB/s.
-const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+/// Bytes of one stream the peer may have under way: 40 ms at 50 MB/s. All lanes may have so many, since
+/// behind a fence a lane may have to be kept while others are read (`macula_core::dist::merge`).
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// Bytes of a stranger that are held at most: its hello, and no more until that is done.
 const STRANGER_WINDOW: u32 = 64 * 1024;
 
-/// Bytes handed to QUIC and not yet acknowledged, at most. More would only make a small message
-/// wait longer behind a large one.
-const SEND_WINDOW: u64 = 4 * 1024 * 1024;
+/// Bytes handed to QUIC and not yet acknowledged, at most, of a link without lanes. More would only
+/// make a small message wait longer behind a large one.
+const SEND_WINDOW: u64 = 2 * STREAM_WINDOW as u64;
 
 /// Packets received before an acknowledgement is due. Every second one, the default, spends a
 /// third of the CPU on acknowledgements when both ends share a machine.
@@ -64,7 +71,7 @@ pub(crate) fn relayed_server(tls: &Tls) -> quinn::ServerConfig {
 /// The dialling side's parameters for a link through a relay.
 pub(crate) fn relayed_client(tls: &Tls) -> quinn::ClientConfig {
     let mut client = client(tls);
-    client.transport_config(Arc::new(relayed(parameters(u32::from(STREAMS)))));
+    client.transport_config(Arc::new(relayed(parameters(FIRST_STREAM))));
     client
 }
 
@@ -91,7 +98,7 @@ pub(crate) fn attached(connection: &quinn::Connection) {
 /// The parameters of an attachment to a relay, or of a peering with one.
 pub(crate) fn attachment(tls: &Arc<QuicClientConfig>) -> quinn::ClientConfig {
     let mut client = quinn::ClientConfig::new(tls.clone());
-    let mut transport = parameters(1);
+    let mut transport = parameters(FIRST_STREAM);
     transport.max_idle_timeout(IdleTimeout::try_from(RELAY_SILENCE).ok());
     client.transport_config(Arc::new(transport));
     client
@@ -110,13 +117,20 @@ pub(crate) fn server(tls: &Tls) -> quinn::ServerConfig {
 /// The dialling side's parameters.
 pub(crate) fn client(tls: &Tls) -> quinn::ClientConfig {
     let mut client = quinn::ClientConfig::new(tls.client.clone());
-    client.transport_config(Arc::new(parameters(u32::from(STREAMS))));
+    client.transport_config(Arc::new(parameters(FIRST_STREAM)));
     client
 }
 
-/// Lets a peer that is a stranger no more send at full rate.
-pub fn admit(connection: &quinn::Connection) {
-    connection.set_receive_window(VarInt::from_u32(2 * STREAM_WINDOW));
+/// Lets a peer that is a stranger no more send at full rate, on so many lanes.
+pub fn admit(connection: &quinn::Connection, lanes: Option<u16>) {
+    let lanes = lanes.map_or(0, u32::from);
+    let streams = lanes + FIRST_STREAM;
+    connection.set_receive_window(VarInt::from_u32(streams * STREAM_WINDOW));
+    connection.set_max_concurrent_uni_streams(lanes.into());
+    if lanes > 0 {
+        // Each lane has a window of its own: none takes the room of another.
+        connection.set_send_window(u64::from(streams) * u64::from(STREAM_WINDOW));
+    }
 }
 
 /// Counts what a connection has sent that asks for an acknowledgement. Of what QUIC sends when none

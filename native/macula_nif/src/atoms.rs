@@ -22,6 +22,7 @@ rustler::atoms! {
     io,
     packet,
     writable,
+    resume,
     readable,
     more,
     none,

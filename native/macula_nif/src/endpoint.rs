@@ -67,6 +67,7 @@ struct Options<'a> {
     certificate: Term<'a>,
     registry: Term<'a>,
     well_known_port: Term<'a>,
+    dist_streams: u8,
 }
 
 impl Options<'_> {
@@ -91,6 +92,7 @@ impl Options<'_> {
             },
             registry: file(&self.registry)?,
             well_known_port: well_known_port.0.map(|port| port.0),
+            lanes: self.dist_streams,
             keys: CookieKeys::default(),
         })
     }

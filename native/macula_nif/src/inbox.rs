@@ -2,7 +2,7 @@
 //! scheduler: what another thread allocates costs the emulator a wake-up of yet another one to be freed.
 
 use macula_core::dist::frame::Piece;
-use macula_net::{Closed, Inbox};
+use macula_net::{Closed, Inbox, Stream};
 use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, OwnedBinary, Term};
 
 use crate::atoms;
@@ -32,28 +32,34 @@ impl Inbox for InputHandler {
 /// Makes frames of their pieces.
 #[derive(Default)]
 pub(crate) struct Assembly {
-    /// The frame begun, and how much of it is there.
-    begun: Option<(Frame, usize)>,
+    /// The frames begun, and how much of each is there: one of each stream at most. Those that a call
+    /// leaves are few, as most frames come in one piece.
+    begun: Vec<(Stream, Frame, usize)>,
 }
 
 impl Assembly {
-    /// Takes the next piece; the frame that it completes.
-    pub(crate) fn add<'a>(&mut self, env: Env<'a>, piece: Piece<'_>) -> Option<Term<'a>> {
-        match piece {
-            Piece::Tick => None,
-            Piece::Start(len) => {
-                self.begun = Some((Frame::new(len), 0));
-                None
+    /// Takes the next piece of a stream; the frame that it completes.
+    pub(crate) fn add<'a>(
+        &mut self,
+        env: Env<'a>,
+        stream: Stream,
+        piece: Piece<'_>,
+    ) -> Option<Term<'a>> {
+        let at = self.begun.iter().rposition(|(of, ..)| *of == stream);
+        match (piece, at) {
+            (Piece::Start(len), None) => self.begun.push((stream, Frame::new(len), 0)),
+            (Piece::Body(bytes), Some(at)) => {
+                let (_, frame, filled) = &mut self.begun[at];
+                frame.as_mut()[*filled..*filled + bytes.len()].copy_from_slice(bytes);
+                *filled += bytes.len();
             }
-            Piece::Body(bytes) => {
-                if let Some((frame, filled)) = &mut self.begun {
-                    frame.as_mut()[*filled..*filled + bytes.len()].copy_from_slice(bytes);
-                    *filled += bytes.len();
-                }
-                None
+            (Piece::End, Some(at)) => {
+                let (_, frame, _) = self.begun.swap_remove(at);
+                return Some(frame.into_term(env));
             }
-            Piece::End => self.begun.take().map(|(frame, _)| frame.into_term(env)),
+            _ => {}
         }
+        None
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use macula_core::dist::frame::Piece;
+use macula_core::dist::signal::Sender;
 use macula_net::hops::{self, Hop};
-use macula_net::{Closed, Link, Owner, PacketWaiter, SendState};
+use macula_net::{Closed, Link, Owner, PacketWaiter, SendState, Sent};
 use parking_lot::Mutex;
 use rustler::{
     Atom, Binary, Encoder, Env, LocalPid, Monitor, NifResult, Resource, ResourceArc, Term,
@@ -65,9 +66,21 @@ impl Owner for Process {
         post(self.pid, move |env| (atoms::macula_link(), id, atoms::writable()).encode(env));
     }
 
+    fn resume(&self, senders: Vec<Sender>) {
+        let id = self.id;
+        post(self.pid, move |env| {
+            (atoms::macula_link(), id, (atoms::resume(), numbers(&senders))).encode(env)
+        });
+    }
+
     fn closed(&self, reason: &Closed) {
         post_closed(self.pid, self.id, reason);
     }
+}
+
+/// Processes, by the numbers of their pids: Erlang knows the node's name.
+fn numbers(senders: &[Sender]) -> Vec<(u32, u32, u32)> {
+    senders.iter().map(|sender| (sender.id, sender.serial, sender.creation)).collect()
 }
 
 impl PacketWaiter for Process {
@@ -115,6 +128,12 @@ fn link_address(env: Env<'_>, link: ResourceArc<LinkResource>) -> Term<'_> {
 fn link_peer(env: Env<'_>, link: ResourceArc<LinkResource>) -> Term<'_> {
     measured!("link_peer", normal);
     binary(env, link.link.peer().name.as_bytes())
+}
+
+#[rustler::nif]
+fn link_lanes(link: ResourceArc<LinkResource>) -> u16 {
+    measured!("link_lanes", normal);
+    link.link.lanes().unwrap_or(0)
 }
 
 #[rustler::nif]
@@ -175,11 +194,16 @@ fn link_send_large<'a>(
 
 fn send<'a>(env: Env<'a>, link: &LinkResource, frames: Term<'a>) -> NifResult<Term<'a>> {
     hops::pass(Hop::Called);
-    let (chunks, count) = output::frames(frames)?;
-    Ok(match link.link.send(chunks, count) {
-        SendState::Ready => atoms::ok().encode(env),
-        SendState::Wait => atoms::wait().encode(env),
-        SendState::Closed => error(env, atoms::closed()),
+    let Sent { state, suspend } = output::send(&link.link, frames)?;
+    let state = match state {
+        SendState::Ready => atoms::ok(),
+        SendState::Wait => atoms::wait(),
+        SendState::Closed => return Ok(error(env, atoms::closed())),
+    };
+    Ok(if suspend.is_empty() {
+        state.encode(env)
+    } else {
+        (state, numbers(&suspend)).encode(env)
     })
 }
 
@@ -194,11 +218,11 @@ fn link_receive(env: Env<'_>, link: ResourceArc<LinkResource>) -> (Vec<Term<'_>>
     measured!("link_receive", normal);
     let mut assembly = link.assembly.lock();
     let (mut frames, mut bytes) = (Vec::new(), 0);
-    let more = link.link.receive(RECEIVE, |piece| {
+    let more = link.link.receive(RECEIVE, |stream, piece| {
         if let Piece::Body(body) = &piece {
             bytes += body.len();
         }
-        frames.extend(assembly.add(env, piece));
+        frames.extend(assembly.add(env, stream, piece));
     });
     (frames, bytes, if more { atoms::more() } else { atoms::none() })
 }

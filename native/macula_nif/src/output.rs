@@ -1,12 +1,14 @@
 //! Frames on their way down: what the emulator hands out becomes chunks of bytes for the link.
 //!
-//! Small binaries are copied into one arena per call; large ones are shared with the emulator and
+//! Small binaries are copied into one arena per call and stream; large ones are shared with the emulator and
 //! released when the peer has acknowledged them.
 
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use macula_core::dist::frame;
+use macula_core::dist::lane::{self, MARKER};
+use macula_net::{Link, Route, Sent, Stream};
 use parking_lot::Mutex;
 use rustler::{Binary, Env, Error, NifResult, OwnedEnv, Term};
 
@@ -17,48 +19,101 @@ use crate::term::for_each;
 /// the processor time, more than copying them does.
 const SHARE_FROM: usize = 16 * 1024;
 
-/// The frames of `list`, `[{Size, iovec()}]`, as chunks, and how many they are.
+/// Sends the frames of `list`, `[{Size, iovec()}]`.
 ///
 /// # Errors
 /// Not such a list, or a wrong size; a frame of 4 GiB or more, for which the format has no room.
-pub(crate) fn frames(list: Term<'_>) -> NifResult<(Vec<Bytes>, u64)> {
+pub(crate) fn send(link: &Link, list: Term<'_>) -> NifResult<Sent> {
+    let mut batch = link.batch();
     let mut out = Output::default();
-    let mut count = 0;
+    let mut parts = Vec::new();
     for_each(list, |frame| {
-        let (size, parts): (usize, Term<'_>) = frame.decode()?;
-        out.arena.put_slice(&frame::header(size).ok_or(Error::BadArg)?);
-        let mut found = 0;
-        for_each(parts, |part| {
-            let binary = Binary::from_term(part)?;
-            found += binary.len();
-            out.push(&binary);
+        let (size, iovec): (usize, Term<'_>) = frame.decode()?;
+        parts.clear();
+        for_each(iovec, |part| {
+            parts.push(Binary::from_term(part)?);
             Ok(())
         })?;
-        count += 1;
-        if found == size { Ok(()) } else { Err(Error::BadArg) }
+        if parts.iter().map(|part| part.len()).sum::<usize>() != size {
+            return Err(Error::BadArg);
+        }
+        let route = batch.place(parts.iter().map(Binary::as_slice), size);
+        out.frame(&route, size, &parts).ok_or(Error::BadArg)
     })?;
-    out.flush();
-    Ok((out.chunks, count))
+    Ok(batch.send(out.finish()))
 }
 
+/// What one call sends.
 #[derive(Default)]
 struct Output {
-    chunks: Vec<Bytes>,
-    arena: BytesMut,
+    /// Few: most calls are for one sender.
+    streams: Vec<(Stream, Chunks)>,
     kept: Option<Arc<Kept>>,
 }
 
+/// What goes to one stream.
+#[derive(Default)]
+struct Chunks {
+    chunks: Vec<Bytes>,
+    arena: BytesMut,
+}
+
 impl Output {
-    fn push(&mut self, binary: &Binary<'_>) {
+    /// Adds a frame to its stream; none when it is too large.
+    fn frame(&mut self, route: &Route, size: usize, parts: &[Binary<'_>]) -> Option<()> {
+        let stream = match route {
+            Route::Control => {
+                self.to(Stream::Control).arena.put_slice(&frame::header(size)?);
+                Stream::Control
+            }
+            Route::Lane(lane) => {
+                self.to(Stream::Lane(*lane)).arena.put_slice(&frame::header(size)?);
+                Stream::Lane(*lane)
+            }
+            Route::Fence(lanes) => {
+                let header = lane::fence_header(size, lanes.len() as u16)?;
+                for lane in lanes {
+                    self.to(Stream::Lane(*lane)).arena.put_slice(&MARKER);
+                }
+                self.to(Stream::Control).arena.put_slice(&header);
+                Stream::Control
+            }
+        };
+        for part in parts {
+            self.part(stream, part);
+        }
+        Some(())
+    }
+
+    fn part(&mut self, stream: Stream, binary: &Binary<'_>) {
         if binary.len() < SHARE_FROM {
-            self.arena.put_slice(binary);
+            self.to(stream).arena.put_slice(binary);
         } else {
-            self.flush();
-            let kept = self.kept.get_or_insert_with(Arc::default);
-            self.chunks.push(Bytes::from_owner(kept.share(binary)));
+            let shared = self.kept.get_or_insert_with(Arc::default).share(binary);
+            let to = self.to(stream);
+            to.flush();
+            to.chunks.push(Bytes::from_owner(shared));
         }
     }
 
+    fn to(&mut self, stream: Stream) -> &mut Chunks {
+        let known = self.streams.iter().rposition(|(known, _)| *known == stream);
+        let at = known.unwrap_or_else(|| {
+            self.streams.push((stream, Chunks::default()));
+            self.streams.len() - 1
+        });
+        &mut self.streams[at].1
+    }
+
+    fn finish(self) -> impl Iterator<Item = (Stream, Vec<Bytes>)> {
+        self.streams.into_iter().map(|(stream, mut chunks)| {
+            chunks.flush();
+            (stream, chunks.chunks)
+        })
+    }
+}
+
+impl Chunks {
     fn flush(&mut self) {
         if !self.arena.is_empty() {
             self.chunks.push(self.arena.split().freeze());

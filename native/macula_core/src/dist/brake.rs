@@ -58,6 +58,11 @@ impl Brake {
         Brake { lanes: (0..lanes.max(1)).map(|_| lane()).collect(), link: Credit::link() }
     }
 
+    /// For a link with its control stream alone, where all senders wait together.
+    pub fn without_lanes() -> Brake {
+        Brake { lanes: Vec::new(), link: Credit::output() }
+    }
+
     /// A frame of `bytes` waits at its place.
     ///
     /// To be done in the order it was said, and before [`Self::taken`] says that the same process goes

@@ -40,7 +40,7 @@ fn millis(text: &str) -> Duration {
 
 async fn connect(endpoint: &Endpoint, address: SocketAddr) -> Connection {
     let connection = endpoint.connect(address, "macula").unwrap().await.unwrap();
-    transport::admit(&connection);
+    transport::admit(&connection, None);
     connection
 }
 

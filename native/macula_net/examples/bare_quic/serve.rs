@@ -27,7 +27,7 @@ pub async fn run(endpoint: Endpoint, mut lines: mpsc::UnboundedReceiver<String>)
 
 async fn connection(incoming: quinn::Incoming) {
     let Ok(connection) = incoming.await else { return };
-    transport::admit(&connection);
+    transport::admit(&connection, None);
     while let Ok(stream) = connection.accept_bi().await {
         tokio::spawn(serve(connection.clone(), stream));
     }
