@@ -1,5 +1,8 @@
 //! Congestion control that starts afresh when a link takes another path.
 //!
+//! It is CUBIC, with a bound: what would only wait on the path waits at the sender, where each stream has
+//! a queue of its own (`macula_core::path::bound`).
+//!
 //! What was learned of the capacity of one path says nothing of another, and packets that were lost
 //! on the former one are no sign of congestion on this one, nor do those that are still unacknowledged
 //! take up room here.
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use macula_core::path::bound::Bound;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
@@ -51,6 +55,7 @@ impl ControllerFactory for PathCubicConfig {
             inner: self.0.clone().build(now, mtu),
             config: self.0.clone(),
             epoch: Epoch::default(),
+            bound: Bound::default(),
             seen: 0,
             began: now,
             mtu,
@@ -65,7 +70,8 @@ struct PathCubic {
     inner: Box<dyn Controller>,
     config: Arc<CubicConfig>,
     epoch: Epoch,
-    /// The epoch that `inner` is of, and when it began.
+    bound: Bound,
+    /// The epoch that `inner` and `bound` are of, and when it began.
     seen: u64,
     began: Instant,
     mtu: u16,
@@ -80,7 +86,8 @@ impl PathCubic {
     /// Bytes that may be under way at once on this path.
     fn room(&self) -> u64 {
         if self.epoch.0.load(Relaxed) == self.seen {
-            self.inner.window() + self.left_behind
+            let window = self.inner.window();
+            self.bound.bytes().map_or(window, |bound| window.min(bound)) + self.left_behind
         } else {
             self.inner.initial_window() + self.in_flight
         }
@@ -92,6 +99,7 @@ impl PathCubic {
             self.seen = epoch;
             self.began = now;
             self.inner = self.config.clone().build(now, self.mtu);
+            self.bound = Bound::default();
             self.left_behind = self.in_flight;
         }
     }
@@ -115,6 +123,8 @@ impl Controller for PathCubic {
     ) {
         self.keep_up(now);
         if sent >= self.began {
+            let since = |then: Instant| then.saturating_duration_since(self.began);
+            self.bound.acknowledged(since(now), since(sent), bytes, app_limited);
             self.inner.on_ack(now, sent, bytes, app_limited, rtt);
         } else {
             self.left_behind = self.left_behind.saturating_sub(bytes);

@@ -228,11 +228,7 @@ impl Intake {
 impl Waiting {
     /// The stream gets its turn, if something waits of it that may be read.
     fn queue(&mut self, stream: Stream) {
-        let may_read = match (&self.merge, stream) {
-            (None, _) => true,
-            (Some(merge), Stream::Control) => merge.may_read_control(),
-            (Some(merge), Stream::Lane(lane)) => merge.may_read(lane),
-        };
+        let may_read = self.may_read(stream);
         let input = &mut self.inputs[index(stream)];
         if may_read && !input.queued && !input.chunks.is_empty() {
             input.queued = true;
@@ -240,8 +236,21 @@ impl Waiting {
         }
     }
 
+    fn may_read(&self, stream: Stream) -> bool {
+        match (&self.merge, stream) {
+            (None, _) => true,
+            (Some(merge), Stream::Control) => merge.may_read_control(),
+            (Some(merge), Stream::Lane(lane)) => merge.may_read(lane),
+        }
+    }
+
     fn has_more(&self) -> bool {
         !self.turns.is_empty() || self.merge.as_ref().is_some_and(Merge::fence_ready)
+    }
+
+    fn unqueue(&mut self, stream: Stream) {
+        self.inputs[index(stream)].queued = false;
+        self.turns.retain(|turn| *turn != stream);
     }
 
     /// Whether the input handler is to be told, and does not know yet.
@@ -274,14 +283,16 @@ impl Waiting {
         Some((stream, chunks, bytes))
     }
 
-    /// A lane has come to a marker.
+    /// A lane has come to a marker. More of it may have come meanwhile, and given it a turn.
     fn marker(&mut self, lane: u16) {
+        self.unqueue(Stream::Lane(lane));
         let met = self.merge.as_mut().map_or(Ok(()), |merge| merge.marker(lane));
         self.note(met);
     }
 
     /// The control stream has brought a frame.
     fn fenced(&mut self, frame: &[u8]) {
+        self.unqueue(Stream::Control);
         let lanes = lane::split_fenced(frame).map(|(lanes, _)| lanes);
         let merge = self.merge.as_mut();
         let met = match lanes {

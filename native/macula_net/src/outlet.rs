@@ -35,7 +35,7 @@ pub enum Route {
 }
 
 /// One stream of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// The one that every link has.
     Control,

@@ -1,5 +1,6 @@
 //! Which way a datagram goes, and whether anybody is still there.
 
+pub mod bound;
 pub mod control;
 pub mod demux;
 pub mod liveness;

@@ -11,6 +11,7 @@ mod eavesdrop;
 mod ending;
 mod flood;
 mod frames;
+mod lanes;
 mod mesh;
 mod mitm;
 mod paths;

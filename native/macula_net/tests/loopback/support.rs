@@ -1,14 +1,16 @@
 //! What the tests share: endpoints, both sides of a link, and a forwarder.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use macula_core::dist::frame::{self, Piece};
+use macula_core::dist::signal::Sender;
 use macula_net::{
     CertificateNews, Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox,
-    Incident, Link, Node, Owner, PacketWaiter, SendState, State,
+    Incident, Link, Node, Owner, PacketWaiter, Route, SendState, State, Stream,
 };
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
@@ -133,6 +135,7 @@ pub fn counter(endpoint: &Endpoint, name: &str) -> u64 {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told {
     Writable,
+    Resume(Vec<Sender>),
     Closed(Closed),
 }
 
@@ -149,6 +152,10 @@ struct Ear(UnboundedSender<Told>);
 impl Owner for Ear {
     fn writable(&self) {
         let _ = self.0.send(Told::Writable);
+    }
+
+    fn resume(&self, senders: Vec<Sender>) {
+        let _ = self.0.send(Told::Resume(senders));
     }
 
     fn closed(&self, reason: &Closed) {
@@ -180,12 +187,20 @@ impl PacketWaiter for Asker {
     }
 }
 
+/// Sends whole frames (headers included), `count` of them, on the control stream of a link without
+/// lanes.
+pub fn push(link: &Link, frames: impl IntoIterator<Item = Bytes>, count: u64) -> SendState {
+    let mut batch = link.batch();
+    (0..count).for_each(|_| assert_eq!(batch.place([], 0), Route::Control));
+    batch.send([(Stream::Control, frames.into_iter().collect())]).state
+}
+
 /// The input of an established link.
 pub struct Reader {
     link: Arc<Link>,
     input: UnboundedReceiver<Input>,
-    /// The frame begun.
-    begun: Vec<u8>,
+    /// The frame begun of each stream.
+    begun: HashMap<Stream, Vec<u8>>,
 }
 
 /// One side of a link: owned from the start, and established when a test says so.
@@ -220,13 +235,18 @@ impl Side {
     pub fn establish(&self, name: &str) -> Reader {
         let (sender, input) = unbounded_channel();
         self.link.establish(name.into(), Mailbox(sender));
-        Reader { link: self.link.clone(), input, begun: Vec::new() }
+        Reader { link: self.link.clone(), input, begun: HashMap::new() }
+    }
+
+    /// Sends whole frames (headers included), `count` of them, on the control stream.
+    pub fn push(&self, frames: impl IntoIterator<Item = Bytes>, count: u64) -> SendState {
+        push(&self.link, frames, count)
     }
 
     /// Sends frames, pausing when told so.
     pub async fn send(&mut self, frames: impl IntoIterator<Item = Bytes>) {
         for frame in frames {
-            match self.link.send([frame], 1) {
+            match self.push([frame], 1) {
                 SendState::Ready => {}
                 SendState::Wait => self.writable().await,
                 SendState::Closed => panic!("closed while sending"),
@@ -253,10 +273,10 @@ impl Reader {
     /// Some `most` bytes of frames, and whether there are more.
     pub fn take(&mut self, most: usize) -> (Vec<Vec<u8>>, bool) {
         let (mut frames, begun) = (Vec::new(), &mut self.begun);
-        let more = self.link.receive(most, |piece| match piece {
-            Piece::Start(len) => begun.reserve(len),
-            Piece::Body(bytes) => begun.extend_from_slice(bytes),
-            Piece::End => frames.push(std::mem::take(begun)),
+        let more = self.link.receive(most, |stream, piece| match piece {
+            Piece::Start(len) => drop(begun.insert(stream, Vec::with_capacity(len))),
+            Piece::Body(bytes) => begun.entry(stream).or_default().extend_from_slice(bytes),
+            Piece::End => frames.extend(begun.remove(&stream)),
             Piece::Tick => {}
         });
         (frames, more)

@@ -1,0 +1,196 @@
+//! Many streams: frames of many senders over the lanes of one link.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use macula_core::dist::credit::LANE_HIGH;
+use macula_core::dist::lane::{MARKER, fence_header};
+use macula_core::dist::signal::Sender;
+use macula_net::{Closed, Endpoint, EndpointConfig, Route, SendState, Sent, Stream};
+
+use crate::support::*;
+
+const LANES: u8 = 8;
+
+async fn laned_pair(lanes: [u8; 2]) -> (Endpoint, Endpoint, Side, Side) {
+    let open = |name: &str, lanes| {
+        let config = config(Some(Ipv4Addr::LOCALHOST.into()), 0, name);
+        Endpoint::open(&EndpointConfig { lanes, ..config }, Arc::new(Knows(COOKIE))).unwrap()
+    };
+    let (a, b) = (open("a", lanes[0]), open("b", lanes[1]));
+    let (to_b, to_a) = connect(&a, &b, b.address()).await;
+    (a, b, to_b, to_a)
+}
+
+/// A signal as the emulator makes it: `{22, Sender, Receiver}` and a message, or of no known sender
+/// `{7, Leader, Receiver}`. The message tells the sender and counts its signals.
+fn signal(sender: Option<u32>, n: u32, len: usize) -> Vec<u8> {
+    let pid = |id: u32| {
+        let name = [88, 119, 1, b'a'];
+        [&name[..], &id.to_be_bytes(), &0u32.to_be_bytes(), &7u32.to_be_bytes()].concat()
+    };
+    let op = if sender.is_some() { 22 } else { 7 };
+    let mut frame = vec![131, 68, 0, 104, 3, 97, op];
+    frame.extend(pid(sender.unwrap_or(0)));
+    frame.extend(pid(1));
+    frame.extend(body(n as usize, len));
+    frame.extend(sender.unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend(n.to_be_bytes());
+    frame
+}
+
+/// The sender and the number of a signal.
+fn told(frame: &[u8]) -> (u32, u32) {
+    let (rest, n) = frame.split_last_chunk().unwrap();
+    let (_, sender) = rest.split_last_chunk().unwrap();
+    (u32::from_be_bytes(*sender), u32::from_be_bytes(*n))
+}
+
+/// Sends these frames as one batch.
+fn send(side: &Side, frames: &[Vec<u8>]) -> Sent {
+    let mut batch = side.link.batch();
+    let mut chunks: Vec<(Stream, Vec<Bytes>)> = Vec::new();
+    for body in frames {
+        match batch.place([&body[..7], &body[7..]], body.len()) {
+            Route::Control => chunks.push((Stream::Control, vec![framed(body)])),
+            Route::Lane(lane) => chunks.push((Stream::Lane(lane), vec![framed(body)])),
+            Route::Fence(lanes) => {
+                let marker = |lane: &u16| (Stream::Lane(*lane), vec![Bytes::from_static(&MARKER)]);
+                chunks.extend(lanes.iter().map(marker));
+                let header = fence_header(body.len(), lanes.len() as u16).unwrap();
+                let fenced = [&header[..], body].concat();
+                chunks.push((Stream::Control, vec![fenced.into()]));
+            }
+        }
+    }
+    batch.send(chunks)
+}
+
+/// Many senders, small and large signals, and fences among them.
+fn traffic() -> Vec<Vec<u8>> {
+    let mut counts = HashMap::new();
+    (0u32..3000)
+        .map(|n| {
+            let sender = (n % 500 != 499).then_some(n * n % 37);
+            let count = counts.entry(sender).or_insert(0);
+            *count += 1;
+            signal(sender, *count, if n % 97 == 0 { 100_000 } else { n as usize % 300 })
+        })
+        .collect()
+}
+
+/// Each sender's signals came in order, and the fences where they belong.
+fn assert_in_order(sent: &[Vec<u8>], received: &[Vec<u8>]) {
+    assert_eq!(sent.len(), received.len());
+    let by_sender = |frames: &[Vec<u8>]| {
+        let mut all: HashMap<u32, Vec<u32>> = HashMap::new();
+        frames.iter().map(|frame| told(frame)).for_each(|(sender, n)| {
+            all.entry(sender).or_default().push(n);
+        });
+        all
+    };
+    let between_fences = |frames: &[Vec<u8>]| {
+        let parts = frames.split(|frame| told(frame).0 == u32::MAX);
+        parts.map(by_sender).collect::<Vec<_>>()
+    };
+    assert_eq!(between_fences(sent), between_fences(received));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_sender_keeps_its_order_and_fences_keep_theirs() {
+    for lanes in [LANES, 2, 255] {
+        let (_a, _b, to_b, to_a) = laned_pair([lanes, lanes]).await;
+        assert_eq!(to_b.link.lanes(), Some(lanes.into()));
+        let (mut input, _own) = (to_a.establish("a"), to_b.establish("b"));
+        let all = traffic();
+        for frames in all.chunks(50) {
+            assert_ne!(send(&to_b, frames).state, SendState::Closed);
+        }
+        assert_in_order(&all, &input.frames(all.len()).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_lanes_arrive_before_a_close() {
+    let (_a, _b, to_b, to_a) = laned_pair([LANES, LANES]).await;
+    let (mut input, _own) = (to_a.establish("a"), to_b.establish("b"));
+    let all = traffic();
+    send(&to_b, &all);
+    to_b.link.close();
+    assert_eq!(send(&to_b, &all[..1]).state, SendState::Closed);
+    let (received, reason) = input.rest().await;
+    assert_eq!(reason, Closed::Peer);
+    assert_in_order(&all, &received);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_side_that_wants_a_single_stream_has_it() {
+    for lanes in [[1, LANES], [LANES, 1]] {
+        let (_a, _b, to_b, to_a) = laned_pair(lanes).await;
+        assert_eq!((to_b.link.lanes(), to_a.link.lanes()), (None, None));
+        let (mut input, _own) = (to_a.establish("a"), to_b.establish("b"));
+        let all = traffic();
+        for frames in all.chunks(50) {
+            assert_eq!(send(&to_b, frames).suspend, []);
+        }
+        assert_eq!(input.frames(all.len()).await, all);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sends_too_much_is_named_once_and_holds_up_nobody() {
+    let (_a, _b, mut own, to_a) = laned_pair([LANES, LANES]).await;
+    let (mut input, _own) = (to_a.establish("a"), own.establish("b"));
+    let bulk = Sender { id: 1, serial: 0, creation: 7 };
+    // More than lane, windows and intake hold, while nobody takes anything.
+    let large: Vec<_> = (0..64).map(|n| signal(Some(1), n, LANE_HIGH)).collect();
+    let mut suspended = Vec::new();
+    for frame in &large {
+        let Sent { state, suspend } = send(&own, std::slice::from_ref(frame));
+        suspended.extend(suspend);
+        if state == SendState::Wait {
+            break;
+        }
+    }
+    assert_eq!(suspended.first(), Some(&bulk), "{suspended:?}");
+    assert_eq!(send(&own, &[signal(Some(2), 1, 10)]).suspend, []);
+    assert!(frames_before(&mut input, (2, 1)).await < 16);
+    // Whoever was suspended is to go on as often, once somebody takes what waits.
+    let mut resumed = Vec::new();
+    let resume = async {
+        while resumed.len() < suspended.len() {
+            match own.told.recv().await {
+                Some(Told::Resume(senders)) => resumed.extend(senders),
+                other => assert_eq!(other, Some(Told::Writable)),
+            }
+        }
+    };
+    let take = async {
+        loop {
+            input.take_all();
+            input.input().await;
+        }
+    };
+    tokio::select! {
+        () = soon("resuming", resume) => {}
+        () = take => {}
+    }
+    assert_eq!(resumed, suspended);
+}
+
+/// How many frames come before this one.
+async fn frames_before(input: &mut Reader, awaited: (u32, u32)) -> usize {
+    let mut before = 0;
+    loop {
+        let (frames, more) = input.take(20_000);
+        if frames.iter().any(|frame| told(frame) == awaited) {
+            return before;
+        }
+        before += frames.len();
+        if !more {
+            input.input().await;
+        }
+    }
+}
