@@ -85,18 +85,28 @@ impl Lanes {
     }
 
     fn begins(&mut self, sender: Option<Sender>, sequence: u64, last: bool) -> Place {
-        let index = match sender {
-            Some(sender) => self.lane_of(sender),
-            None => self.modulo(sequence),
+        let Some(index) = sender.map(|sender| self.lane_of(sender)) else {
+            self.course(
+                sequence,
+                Course { sender: None, index: self.modulo(sequence), ended: last },
+            );
+            return self.fence();
         };
-        let before = self.sequences.get(&sequence).map(|course| course.sender);
-        let full = before.is_none() && self.sequences.len() >= SEQUENCES;
-        if full {
+        if self.course(sequence, Course { sender, index, ended: last }) {
+            self.on(index, sender)
+        } else {
+            self.fence()
+        }
+    }
+
+    /// Remembers which way a sequence goes. False when it may go there behind a fence only.
+    fn course(&mut self, sequence: u64, course: Course) -> bool {
+        let room = self.sequences.len() < SEQUENCES || self.sequences.contains_key(&sequence);
+        if !room {
             self.forget();
         }
-        self.sequences.insert(sequence, Course { sender, index, ended: last });
-        let same = before.is_none_or(|before| before == sender);
-        if sender.is_some() && same && !full { self.on(index, sender) } else { self.fence() }
+        let before = self.sequences.insert(sequence, course);
+        room && before.is_none_or(|before| before.sender == course.sender)
     }
 
     fn continues(&mut self, sequence: u64, last: bool) -> Place {
@@ -105,7 +115,11 @@ impl Lanes {
         };
         course.ended = last;
         let Course { sender, index, .. } = *course;
-        if last && sender.is_none() { self.fence() } else { self.on(index, sender) }
+        if last && sender.is_none() {
+            self.sequences.remove(&sequence);
+            return self.fence();
+        }
+        self.on(index, sender)
     }
 
     /// Makes room, before a fence: behind it nothing is left of sequences that have ended. Those that
