@@ -7,13 +7,17 @@
 //! do not come in order.
 //!
 //! Placements that are wrong break it: that shows that this test can fail.
+//!
+//! `MACULA_SIM_HISTORIES=10000` tries as many (`./dev test sim`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod signals;
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use macula_core::dist::frame::{self, FrameReader, Piece};
+use macula_core::dist::lane::{MARKER, Opening, fence_header, split_fenced};
 use macula_core::dist::lanes::{Lanes, Place};
 use macula_core::dist::merge::Merge;
 use proptest::prelude::*;
@@ -22,8 +26,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use signals::{Address, Operation, Pid, Request, frames, operations};
 
-/// Histories tried; each has some hundred frames at most.
-const CASES: u32 = 2000;
+/// Histories tried, unless told otherwise; each has some hundred frames at most.
+const HISTORIES: u32 = 2000;
 
 const SENDERS: u32 = 6;
 const RECEIVERS: u32 = 3;
@@ -36,7 +40,9 @@ const LIVING: u64 = 1_000_000;
 const KILLED: u64 = 2_000_000;
 
 fn config() -> Config {
-    Config { cases: CASES, failure_persistence: None, ..Config::default() }
+    let wanted = std::env::var("MACULA_SIM_HISTORIES").ok();
+    let cases = wanted.map_or(HISTORIES, |number| number.parse().expect("a number of histories"));
+    Config { cases, failure_persistence: None, ..Config::default() }
 }
 
 fn sender(number: u32) -> Pid {
@@ -181,18 +187,68 @@ fn cut<'a>(bytes: &'a [u8], cuts: &mut impl Iterator<Item = &'a Index>) -> Vec<&
     at.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
-/// What stands on the streams of a link, frames by their number.
+/// A stream of a link as it is read.
 #[derive(Debug, Default)]
-struct Wire {
-    control: VecDeque<(u16, usize)>,
-    lanes: HashMap<u16, VecDeque<Item>>,
+struct Stream {
+    bytes: VecDeque<u8>,
+    /// The emulator's frames in it.
+    frames: VecDeque<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// What stands next on a stream.
 enum Item {
-    Opening(macula_core::dist::lane::Opening),
-    Frame(usize),
-    Marker,
+    Empty,
+    Frame(Vec<u8>),
+}
+
+impl Stream {
+    fn write(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+    }
+
+    fn write_frame(&mut self, header: &[u8], frame: &[u8], number: usize) {
+        self.write(header);
+        self.write(frame);
+        self.frames.push_back(number);
+    }
+
+    fn read(&mut self) -> Item {
+        let mut reader = FrameReader::default();
+        let mut frame = Vec::new();
+        loop {
+            let bytes = self.bytes.make_contiguous();
+            let mut input = &*bytes;
+            let piece = reader.next(&mut input);
+            let read = bytes.len() - input.len();
+            let item = match piece.expect("whole frames") {
+                Piece::Start(_) => None,
+                Piece::Body(body) => {
+                    frame.extend_from_slice(body);
+                    None
+                }
+                Piece::End => Some(Item::Frame(std::mem::take(&mut frame))),
+                Piece::Tick => Some(Item::Empty),
+            };
+            self.bytes.drain(..read);
+            if let Some(item) = item {
+                return item;
+            }
+        }
+    }
+
+    /// The number of a frame that has been read.
+    fn number(&mut self, frame: &[u8], frames: &[Frame]) -> usize {
+        let number = self.frames.pop_front().expect("a frame was written");
+        assert_eq!(frame, frames[number].bytes);
+        number
+    }
+}
+
+/// The streams of a link one way; each lane with whether its opening has been read.
+#[derive(Debug, Default)]
+struct Wire {
+    control: Stream,
+    lanes: BTreeMap<u16, (Stream, bool)>,
 }
 
 /// A way of getting it wrong: what is placed instead of a frame, and how many lanes a fence is said to
@@ -209,23 +265,24 @@ fn written(history: &History, frames: &[Frame], mutation: &Mutation) -> Wire {
     let mut lanes = Lanes::new(history.lanes);
     let mut wire = Wire::default();
     let mut cuts = history.cuts.iter().cycle();
-    for (number, frame) in frames.iter().enumerate() {
-        let shown = (mutation.shows)(frame);
+    for (number, Frame { bytes, .. }) in frames.iter().enumerate() {
+        let shown = (mutation.shows)(&frames[number]);
         let cuts: Vec<Index> = cuts.by_ref().take(3).copied().collect();
         match lanes.place(cut(&shown, &mut cuts.iter())) {
             Place::Lane { index, opening, .. } => {
-                let lane = wire.lanes.entry(index).or_default();
-                assert_eq!(opening.is_some(), lane.is_empty());
-                lane.extend(opening.map(Item::Opening));
-                lane.push_back(Item::Frame(number));
+                assert_eq!(opening.is_some(), !wire.lanes.contains_key(&index));
+                let (lane, _) = wire.lanes.entry(index).or_default();
+                lane.write(&opening.map_or(vec![], |opening| opening.encode().to_vec()));
+                lane.write_frame(&frame::header(bytes.len()).unwrap(), bytes, number);
             }
             Place::Fence { lanes: count } => {
                 let open: Vec<u16> = lanes.open().collect();
                 assert_eq!(open.len(), usize::from(count));
                 for index in open {
-                    wire.lanes.get_mut(&index).unwrap().push_back(Item::Marker);
+                    wire.lanes.get_mut(&index).unwrap().0.write(&MARKER);
                 }
-                wire.control.push_back(((mutation.waits_for)(count), number));
+                let header = fence_header(bytes.len(), (mutation.waits_for)(count));
+                wire.control.write_frame(&header.unwrap(), bytes, number);
             }
         }
     }
@@ -233,7 +290,7 @@ fn written(history: &History, frames: &[Frame], mutation: &Mutation) -> Wire {
 }
 
 /// The numbers of the frames as they are delivered, lanes being read in any order.
-fn delivered(history: &History, mut wire: Wire) -> Result<Vec<usize>, String> {
+fn delivered(history: &History, frames: &[Frame], mut wire: Wire) -> Result<Vec<usize>, String> {
     let mut merge = Merge::new(history.lanes);
     let mut fenced = VecDeque::new();
     let mut delivered = Vec::new();
@@ -244,25 +301,30 @@ fn delivered(history: &History, mut wire: Wire) -> Result<Vec<usize>, String> {
             merge.fence_delivered().map_err(|violation| violation.to_string())?;
             continue;
         }
-        let mut readable = readable(&merge, &wire);
-        readable.sort_unstable();
+        let readable = readable(&merge, &wire);
         if readable.is_empty() {
             return Ok(delivered);
         }
         let step = match readable[reads.next().unwrap().index(readable.len())] {
             None => {
-                let (lanes, number) = wire.control.pop_front().unwrap();
-                fenced.push_back(number);
+                let Item::Frame(bytes) = wire.control.read() else { panic!("there are no ticks") };
+                let (lanes, frame) = split_fenced(&bytes).unwrap();
+                fenced.push_back(wire.control.number(frame, frames));
                 merge.fenced(lanes)
             }
-            Some(index) => match wire.lanes.get_mut(&index).unwrap().pop_front().unwrap() {
-                Item::Opening(opening) => merge.opened(opening),
-                Item::Marker => merge.marker(index),
-                Item::Frame(number) => {
-                    delivered.push(number);
+            Some(index) => {
+                let (lane, opened) = wire.lanes.get_mut(&index).unwrap();
+                if !*opened {
+                    *opened = true;
+                    let opening: Vec<u8> = lane.bytes.drain(..Opening::LEN).collect();
+                    merge.opened(Opening::decode(opening.try_into().unwrap()))
+                } else if let Item::Frame(frame) = lane.read() {
+                    delivered.push(lane.number(&frame, frames));
                     Ok(())
+                } else {
+                    merge.marker(index)
                 }
-            },
+            }
         };
         step.map_err(|violation| violation.to_string())?;
     }
@@ -270,12 +332,10 @@ fn delivered(history: &History, mut wire: Wire) -> Result<Vec<usize>, String> {
 
 /// The streams that may be read: lanes, and none for the control stream.
 fn readable(merge: &Merge, wire: &Wire) -> Vec<Option<u16>> {
-    let lanes = wire.lanes.iter().filter(|(index, items)| match items.front() {
-        None => false,
-        Some(Item::Opening(_)) => true,
-        Some(_) => merge.may_read(**index),
+    let lanes = wire.lanes.iter().filter(|(index, (lane, opened))| {
+        !lane.bytes.is_empty() && (!opened || merge.may_read(**index))
     });
-    let control = merge.may_read_control() && !wire.control.is_empty();
+    let control = merge.may_read_control() && !wire.control.bytes.is_empty();
     lanes.map(|(index, _)| Some(*index)).chain(control.then_some(None)).collect()
 }
 
@@ -344,7 +404,7 @@ fn fences_hold(frames: &[Frame], effects: &[usize]) -> Result<(), String> {
 fn holds(history: &History, mutation: &Mutation) -> Result<(), TestCaseError> {
     let frames = emitted(history);
     let wire = written(history, &frames, mutation);
-    let delivered = delivered(history, wire).map_err(TestCaseError::fail)?;
+    let delivered = delivered(history, &frames, wire).map_err(TestCaseError::fail)?;
     judge(&frames, &delivered).map_err(TestCaseError::fail)
 }
 
@@ -361,7 +421,7 @@ proptest! {
     fn what_tells_its_sender_is_no_fence(history in history()) {
         let frames = emitted(&history);
         let wire = written(&history, &frames, &RIGHT);
-        for (_, number) in &wire.control {
+        for number in &wire.control.frames {
             let frame = &frames[*number];
             let inner = frame.left > 0 && frame.left + 1 < frame.total;
             let told = frame.operation.tells_sender();
@@ -396,7 +456,8 @@ fn a_crowd_keeps_its_order() {
 /// Fails unless some history shows what is wrong.
 fn caught(mutation: Mutation) {
     let noticed = Cell::new(false);
-    let tried = TestRunner::new(config()).run(&history(), |history| {
+    let config = Config { cases: HISTORIES, ..config() };
+    let tried = TestRunner::new(config).run(&history(), |history| {
         noticed.set(noticed.get() || holds(&history, &mutation).is_err());
         Ok(())
     });
