@@ -11,23 +11,27 @@ mod datagram;
 mod frames;
 mod halves;
 mod hello;
+mod lanes;
 mod relay_messages;
 mod relay_peers;
 mod relay_table;
 mod sealed;
+mod signal;
 mod stun;
 
 /// A target's name and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 17] = [
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("hello_acceptor", hello::acceptor),
     ("hello_dialler", hello::dialler),
     ("hello_between", between::run),
     ("halves", halves::run),
+    ("lanes_between", lanes::between),
+    ("lanes_hostile", lanes::hostile),
     ("relay_between", relay_messages::between),
     ("relay_packet", relay_messages::packet),
     ("relay_peers", relay_peers::run),
@@ -35,6 +39,7 @@ pub const TARGETS: [Target; 14] = [
     ("relay_to_node", relay_messages::to_node),
     ("relay_to_relay", relay_messages::to_relay),
     ("sealed", sealed::run),
+    ("signal", signal::run),
     ("stun", stun::run),
 ];
 

@@ -5,8 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use macula_core::admission::Admission;
+use macula_core::dist::brake::Brake;
 use macula_core::dist::credit::Credit;
 use macula_core::dist::frame::{self, FrameReader, Piece};
+use macula_core::dist::lanes::{Lanes, Place};
+use macula_core::dist::merge::Merge;
+use macula_core::dist::signal;
 use macula_core::path::demux;
 use macula_core::path::table::LabelTable;
 
@@ -17,10 +21,13 @@ const CALLS: usize = 1000;
 /// What a QUIC packet carries of a stream on a link with MTU 1500.
 const CHUNK: usize = 1400;
 
+/// Lanes of a link.
+const LANES: u16 = 16;
+
 type Load = Box<dyn FnMut()>;
 type Prepare = fn() -> Load;
 
-const LOADS: [(&str, Prepare); 8] = [
+const LOADS: [(&str, Prepare); 15] = [
     ("classify_1000_datagrams", classify),
     ("look_up_1000_labels", || look_up(0)),
     ("look_up_1000_moved_labels", || look_up(100)),
@@ -29,6 +36,13 @@ const LOADS: [(&str, Prepare); 8] = [
     ("read_16_frames_of_64_KiB", || read_frames(64 * 1024, 16)),
     ("credit_of_1000_batches", credit),
     ("knock_1000_strangers", knock),
+    ("read_1000_sends", || read_signals(&send())),
+    ("read_1000_alias_sends", || read_signals(&alias_send())),
+    ("read_1000_spawn_replies", || read_signals(&spawn_reply())),
+    ("read_1000_fragments", || read_signals(&fragment())),
+    ("place_1000_sends", place_sends),
+    ("merge_1000_frames", merge),
+    ("brake_1000_frames", brake),
 ];
 
 /// All names, in order.
@@ -124,6 +138,104 @@ fn knock() -> Load {
         for n in 0..CALLS {
             let address = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | n as u32));
             black_box(admission.knock(Duration::from_millis(n as u64), address, true));
+        }
+    })
+}
+
+/// A frame as the emulator hands it out: its header, the control message, the payload.
+type Iovec = [Vec<u8>; 3];
+
+/// The iovec of a signal whose control message has these elements.
+fn iovec(operation: u8, elements: &[Vec<u8>]) -> Iovec {
+    let mut control = vec![104, elements.len() as u8 + 1, 97, operation];
+    control.extend(elements.concat());
+    [vec![131, 68, 0], control, vec![7; 40]]
+}
+
+/// A term that belongs to a node: its tag, the node, numbers.
+fn of_node(tag: &[u8], numbers: &[u32]) -> Vec<u8> {
+    let node = b"a_node@host.example.org";
+    let mut term = [tag, &[119, node.len() as u8], node].concat();
+    term.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+    term
+}
+
+fn pid(id: u32) -> Vec<u8> {
+    of_node(&[88], &[id, 0, 7])
+}
+
+fn reference() -> Vec<u8> {
+    of_node(&[90, 0, 3], &[7, 1, 2, 3])
+}
+
+fn send() -> Iovec {
+    iovec(22, &[pid(80), pid(81)])
+}
+
+/// As of OTP 28.
+fn alias_send() -> Iovec {
+    iovec(37, &[vec![97, 4], pid(80), reference()])
+}
+
+fn spawn_reply() -> Iovec {
+    iovec(31, &[reference(), pid(80), vec![97, 3], pid(81)])
+}
+
+fn fragment() -> Iovec {
+    let mut header = vec![131, 70];
+    header.extend([5u64, 200].map(u64::to_be_bytes).concat());
+    [header, vec![7; 64 * 1024], vec![]]
+}
+
+fn parts(iovec: &Iovec) -> impl Iterator<Item = &[u8]> {
+    iovec.iter().map(Vec::as_slice)
+}
+
+fn read_signals(iovec: &Iovec) -> Load {
+    let iovec = iovec.clone();
+    Box::new(move || {
+        for _ in 0..CALLS {
+            black_box(signal::classify(parts(black_box(&iovec))));
+        }
+    })
+}
+
+fn place_sends() -> Load {
+    let sends: Vec<Iovec> = (0..CALLS).map(|n| iovec(22, &[pid(n as u32), pid(81)])).collect();
+    let mut lanes = Lanes::new(LANES);
+    Box::new(move || {
+        for iovec in &sends {
+            black_box(lanes.place(parts(black_box(iovec))));
+        }
+    })
+}
+
+/// Lanes that all are open, none of them at a fence.
+fn merge() -> Load {
+    let mut lanes = Lanes::new(LANES);
+    let mut merge = Merge::new(LANES);
+    for id in 0..u32::from(LANES) {
+        let iovec = iovec(22, &[pid(id), pid(81)]);
+        if let Place::Lane { opening: Some(opening), .. } = lanes.place(parts(&iovec)) {
+            merge.opened(opening).unwrap();
+        }
+    }
+    Box::new(move || {
+        for n in 0..CALLS {
+            black_box(merge.may_read(black_box(n as u16 % LANES)));
+        }
+    })
+}
+
+/// Each frame is queued and leaves again.
+fn brake() -> Load {
+    let mut lanes = Lanes::new(LANES);
+    let place = lanes.place(parts(&send()));
+    let mut brake = Brake::new(LANES);
+    Box::new(move || {
+        for _ in 0..CALLS {
+            black_box(brake.queued(black_box(&place), 100));
+            black_box(brake.taken(black_box(Some(80 % LANES)), 100));
         }
     })
 }

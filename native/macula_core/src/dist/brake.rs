@@ -106,3 +106,175 @@ impl Brake {
         self.link.waiting()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::super::credit::{LANE_HIGH, LINK_HIGH};
+    use super::*;
+
+    const LANES: u16 = 3;
+
+    fn sender(id: u32) -> Sender {
+        Sender { id, serial: 0, creation: 1 }
+    }
+
+    fn place(index: u16, id: u32) -> Place {
+        Place::Lane { index, opening: None, sender: Some(sender(id)) }
+    }
+
+    #[test]
+    fn who_fills_a_lane_waits_until_half_of_it_has_left() {
+        let mut brake = Brake::new(2);
+        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH - 1), Queued::default());
+        let suspend = Queued { suspend: Some(sender(7)), pause: false };
+        assert_eq!(brake.queued(&place(0, 7), 1), suspend);
+        // Suspending takes its time: the frames it sends meanwhile are no reason to do it again.
+        assert_eq!(brake.queued(&place(0, 7), 1), Queued::default());
+        assert_eq!(brake.queued(&place(1, 8), 1), Queued::default());
+        assert_eq!(brake.taken(Some(0), LANE_HIGH / 2), Taken::default());
+        let resume = Taken { resume: vec![sender(7)], go_on: false };
+        assert_eq!(brake.taken(Some(0), 1), resume);
+        assert_eq!(brake.taken(Some(0), 1), Taken::default());
+    }
+
+    #[test]
+    fn what_nobody_can_be_suspended_for_counts_for_the_link() {
+        let mut brake = Brake::new(2);
+        let nobodys = Place::Lane { index: 1, opening: None, sender: None };
+        let fence = Place::Fence { lanes: 1 };
+        assert_eq!(brake.queued(&nobodys, LINK_HIGH / 2), Queued::default());
+        assert_eq!(brake.queued(&fence, LINK_HIGH / 2), Queued { suspend: None, pause: true });
+        assert!(!brake.taken(Some(1), LINK_HIGH / 2 - 1).go_on);
+        assert!(brake.taken(None, 1).go_on);
+        assert_eq!(brake.waiting(), LINK_HIGH / 2);
+    }
+
+    #[test]
+    fn who_is_gone_is_not_resumed_and_suspended_anew_when_it_sends() {
+        let mut brake = Brake::new(1);
+        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
+        brake.gone(sender(7));
+        assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
+        brake.gone(sender(7));
+        assert_eq!(brake.taken(Some(0), LANE_HIGH + 1), Taken::default());
+    }
+
+    #[test]
+    fn nobody_is_suspended_for_a_link_that_has_ended() {
+        let mut brake = Brake::new(1);
+        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
+        assert_eq!(brake.ended(), [sender(7)]);
+        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, None);
+        assert_eq!(brake.taken(Some(0), 2 * LANE_HIGH), Taken::default());
+        assert_eq!(brake.ended(), []);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Queue { id: u32, bytes: usize },
+        Fence { bytes: usize },
+        Take { lane: Option<u16>, share: f64 },
+        Gone { id: u32 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let lane = prop::option::weighted(0.9, 0..LANES);
+        prop_oneof![
+            6 => (0u32..9, 1usize..300_000).prop_map(|(id, bytes)| Step::Queue { id, bytes }),
+            1 => (1usize..2_000_000).prop_map(|bytes| Step::Fence { bytes }),
+            4 => (lane, 0.0..=1.0).prop_map(|(lane, share)| Step::Take { lane, share }),
+            1 => (0u32..9).prop_map(|id| Step::Gone { id }),
+        ]
+    }
+
+    fn lane_of(sender: Sender) -> u16 {
+        (sender.id % u32::from(LANES)) as u16
+    }
+
+    /// What the world is like when everything the brake says is done.
+    #[derive(Debug, Default)]
+    struct World {
+        suspended: HashSet<Sender>,
+        paused: bool,
+        waiting: HashMap<Option<u16>, usize>,
+    }
+
+    impl World {
+        fn queued(&mut self, lane: Option<u16>, bytes: usize, queued: Queued) {
+            *self.waiting.entry(lane).or_default() += bytes;
+            if let Some(sender) = queued.suspend {
+                assert!(self.suspended.insert(sender), "suspended twice");
+                assert_eq!(Some(lane_of(sender)), lane);
+            }
+            self.paused = queued.pause;
+        }
+
+        fn take(&mut self, lane: Option<u16>, share: f64, brake: &mut Brake) {
+            let waiting = self.waiting.entry(lane).or_default();
+            let bytes = (*waiting as f64 * share) as usize;
+            *waiting -= bytes;
+            let taken = brake.taken(lane, bytes);
+            for sender in taken.resume {
+                assert!(self.suspended.remove(&sender), "resumed twice");
+            }
+            assert!(!taken.go_on || self.paused, "it goes on already");
+            self.paused &= !taken.go_on;
+        }
+
+        /// Whoever waits does so for a reason, which is on its way out.
+        fn check(&self, brake: &Brake) {
+            for sender in &self.suspended {
+                assert!(self.waiting[&Some(lane_of(*sender))] > LANE_HIGH / 2, "{sender:?}");
+            }
+            let all: usize = self.waiting.values().sum();
+            assert_eq!(all, brake.waiting());
+            assert!(!self.paused || all > LINK_HIGH / 2);
+            assert!(self.paused || all < LINK_HIGH);
+        }
+    }
+
+    proptest! {
+        /// Each suspended process is resumed once, by the time its lane has drained or the link has
+        /// ended, and so is the link.
+        #[test]
+        fn nobody_is_left_behind(
+            steps in prop::collection::vec(step(), 1..300),
+            drains in any::<bool>(),
+        ) {
+            let mut brake = Brake::new(LANES);
+            let mut world = World::default();
+            for step in steps {
+                match step {
+                    Step::Queue { id, bytes } => {
+                        let lane = lane_of(sender(id));
+                        let queued = brake.queued(&place(lane, id), bytes);
+                        world.queued(Some(lane), bytes, queued);
+                    }
+                    Step::Fence { bytes } => {
+                        let queued = brake.queued(&Place::Fence { lanes: 0 }, bytes);
+                        world.queued(None, bytes, queued);
+                    }
+                    Step::Take { lane, share } => world.take(lane, share, &mut brake),
+                    Step::Gone { id } => {
+                        brake.gone(sender(id));
+                        world.suspended.remove(&sender(id));
+                    }
+                }
+                world.check(&brake);
+            }
+            if drains {
+                (0..LANES).for_each(|lane| world.take(Some(lane), 1.0, &mut brake));
+                world.take(None, 1.0, &mut brake);
+                prop_assert!(!world.paused);
+            }
+            for sender in brake.ended() {
+                prop_assert!(!drains && world.suspended.remove(&sender));
+            }
+            prop_assert_eq!(world.suspended, HashSet::new());
+        }
+    }
+}

@@ -62,3 +62,55 @@ pub fn split_fenced(frame: &[u8]) -> Option<(u16, &[u8])> {
     let (lanes, frame) = frame.split_first_chunk()?;
     if frame.is_empty() { None } else { Some((u16::from_be_bytes(*lanes), frame)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::{FrameReader, Piece};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_opening_is_read_as_it_was_written(index: u16, fences: u64) {
+            let opening = Opening { index, fences };
+            prop_assert_eq!(Opening::decode(opening.encode()), opening);
+        }
+
+        #[test]
+        fn a_fenced_frame_is_one_of_the_control_stream(
+            frame in prop::collection::vec(any::<u8>(), 1..100),
+            lanes: u16,
+        ) {
+            let header = fence_header(frame.len(), lanes).unwrap();
+            let wire = [&header[..], &frame, &[0]].concat();
+            let mut input = &wire[..];
+            let mut reader = FrameReader::default();
+            prop_assert_eq!(reader.next(&mut input), Some(Piece::Start(frame.len() + FENCE_PREFIX)));
+            let Some(Piece::Body(body)) = reader.next(&mut input) else { panic!("no body") };
+            prop_assert_eq!(split_fenced(body), Some((lanes, &frame[..])));
+            prop_assert_eq!(reader.next(&mut input), Some(Piece::End));
+        }
+    }
+
+    #[test]
+    fn a_marker_is_an_empty_frame() {
+        assert_eq!(frame::header(0), Some(MARKER));
+        assert_eq!(FrameReader::default().next(&mut &MARKER[..]), Some(Piece::Tick));
+    }
+
+    #[test]
+    fn a_fenced_frame_is_not_empty() {
+        for short in [&[][..], &[1], &[1, 2]] {
+            assert_eq!(split_fenced(short), None);
+        }
+        assert_eq!(split_fenced(&[1, 2, 3]), Some((258, &[3][..])));
+    }
+
+    #[test]
+    fn a_fenced_frame_has_less_room_than_another() {
+        let most = u32::MAX as usize - FENCE_PREFIX;
+        assert!(fence_header(most, 1).is_some());
+        assert_eq!(fence_header(most + 1, 1), None);
+        assert_eq!(fence_header(usize::MAX, 1), None);
+    }
+}

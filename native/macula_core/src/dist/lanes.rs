@@ -85,18 +85,34 @@ impl Lanes {
     }
 
     fn begins(&mut self, sender: Option<Sender>, sequence: u64, last: bool) -> Place {
-        let index = match sender {
-            Some(sender) => self.lane_of(sender),
-            None => self.modulo(sequence),
+        let Some(index) = sender.map(|sender| self.lane_of(sender)) else {
+            return self.begins_unknown(sequence, last);
         };
-        let before = self.sequences.get(&sequence).map(|course| course.sender);
-        let full = before.is_none() && self.sequences.len() >= SEQUENCES;
-        if full {
+        if self.course(sequence, Course { sender, index, ended: last }) {
+            self.on(index, sender)
+        } else {
+            self.fence()
+        }
+    }
+
+    fn begins_unknown(&mut self, sequence: u64, last: bool) -> Place {
+        if last {
+            self.sequences.remove(&sequence);
+        } else {
+            let index = self.modulo(sequence);
+            self.course(sequence, Course { sender: None, index, ended: false });
+        }
+        self.fence()
+    }
+
+    /// Remembers which way a sequence goes. False when it may go there behind a fence only.
+    fn course(&mut self, sequence: u64, course: Course) -> bool {
+        let room = self.sequences.len() < SEQUENCES || self.sequences.contains_key(&sequence);
+        if !room {
             self.forget();
         }
-        self.sequences.insert(sequence, Course { sender, index, ended: last });
-        let same = before.is_none_or(|before| before == sender);
-        if sender.is_some() && same && !full { self.on(index, sender) } else { self.fence() }
+        let before = self.sequences.insert(sequence, course);
+        room && before.is_none_or(|before| before.sender == course.sender)
     }
 
     fn continues(&mut self, sequence: u64, last: bool) -> Place {
@@ -105,7 +121,11 @@ impl Lanes {
         };
         course.ended = last;
         let Course { sender, index, .. } = *course;
-        if last && sender.is_none() { self.fence() } else { self.on(index, sender) }
+        if last && sender.is_none() {
+            self.sequences.remove(&sequence);
+            return self.fence();
+        }
+        self.on(index, sender)
     }
 
     /// Makes room, before a fence: behind it nothing is left of sequences that have ended. Those that
@@ -128,5 +148,88 @@ impl Lanes {
     fn fence(&mut self) -> Place {
         self.fences += 1;
         Place::Fence { lanes: self.open().count() as u16 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender(id: u32) -> Sender {
+        Sender { id, serial: 3, creation: 1 }
+    }
+
+    fn index(place: Place) -> Option<u16> {
+        match place {
+            Place::Lane { index, .. } => Some(index),
+            Place::Fence { .. } => None,
+        }
+    }
+
+    #[test]
+    fn processes_spawned_together_have_lanes_of_their_own() {
+        let lanes = Lanes::new(16);
+        let of = |id| lanes.lane_of(Sender { id, serial: u32::MAX, creation: 1 });
+        for first in [0, 1000, u32::MAX - 15] {
+            let mut all: Vec<u16> = (first..=first + 15).map(of).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..16).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_lane_is_opened_once_and_knows_the_fences_before() {
+        let mut lanes = Lanes::new(0);
+        assert_eq!(lanes.fence(), Place::Fence { lanes: 0 });
+        let opening = Some(Opening { index: 0, fences: 1 });
+        assert_eq!(lanes.on(0, None), Place::Lane { index: 0, opening, sender: None });
+        assert_eq!(lanes.on(0, None), Place::Lane { index: 0, opening: None, sender: None });
+        assert_eq!(lanes.fence(), Place::Fence { lanes: 1 });
+        assert_eq!(lanes.open().collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn fragments_follow_the_first_to_the_last() {
+        let mut lanes = Lanes::new(8);
+        let lane = index(lanes.begins(Some(sender(9)), 5, false));
+        assert_eq!(index(lanes.continues(5, false)), lane);
+        assert_eq!(index(lanes.continues(5, true)), lane);
+        assert!(lane.is_some());
+        assert_eq!(index(lanes.continues(6, false)), None);
+    }
+
+    #[test]
+    fn of_nobodys_fragments_the_first_and_the_last_are_fences() {
+        let mut lanes = Lanes::new(8);
+        assert_eq!(index(lanes.begins(None, 5, false)), None);
+        assert!(index(lanes.continues(5, false)).is_some());
+        assert_eq!(index(lanes.continues(5, true)), None);
+        assert!(lanes.sequences.is_empty());
+        assert_eq!(index(lanes.begins(None, 5, true)), None);
+        assert!(lanes.sequences.is_empty());
+    }
+
+    #[test]
+    fn a_sequence_of_another_sender_begins_behind_a_fence() {
+        let mut lanes = Lanes::new(8);
+        for last in [false, true] {
+            assert!(index(lanes.begins(Some(sender(9)), u64::from(last), last)).is_some());
+            assert_eq!(index(lanes.begins(Some(sender(10)), u64::from(last), last)), None);
+            assert!(index(lanes.begins(Some(sender(10)), u64::from(last), last)).is_some());
+        }
+    }
+
+    /// However many sequences there are, and whether they end or not.
+    #[test]
+    fn few_sequences_are_remembered_and_few_fences_are_for_that() {
+        for ends in [false, true] {
+            let mut lanes = Lanes::new(8);
+            let many = 20 * SEQUENCES as u64;
+            for number in 0..many {
+                lanes.begins(Some(sender(number as u32)), number, ends);
+                assert!(lanes.sequences.len() <= SEQUENCES);
+            }
+            assert!(lanes.fences <= 2 * many / SEQUENCES as u64, "{} fences", lanes.fences);
+        }
     }
 }

@@ -144,3 +144,107 @@ impl Merge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merge(count: u16, open: &[(u16, u64)]) -> Merge {
+        let mut merge = Merge::new(count);
+        for (index, fences) in open {
+            merge.opened(Opening { index: *index, fences: *fences }).unwrap();
+        }
+        merge
+    }
+
+    #[test]
+    fn all_lanes_before_a_fence_come_to_its_marker() {
+        let mut merge = merge(4, &[(0, 0), (3, 0)]);
+        assert!(!merge.may_read(1), "it is not open");
+        merge.marker(0).unwrap();
+        assert!(!merge.may_read(0));
+        assert!(merge.may_read(3));
+        merge.fenced(2).unwrap();
+        assert!(!merge.fence_ready());
+        assert!(!merge.may_read_control());
+        merge.marker(3).unwrap();
+        assert!(merge.fence_ready());
+        merge.fence_delivered().unwrap();
+        assert!(merge.may_read(0) && merge.may_read(3) && merge.may_read_control());
+    }
+
+    #[test]
+    fn a_fence_waits_for_a_lane_that_is_opened_late() {
+        let mut merge = merge(2, &[(0, 0)]);
+        merge.fenced(2).unwrap();
+        merge.marker(0).unwrap();
+        assert!(!merge.fence_ready());
+        merge.opened(Opening { index: 1, fences: 0 }).unwrap();
+        assert!(merge.may_read(1));
+        merge.marker(1).unwrap();
+        assert!(merge.fence_ready());
+    }
+
+    #[test]
+    fn a_lane_opened_behind_fences_waits_for_them() {
+        let mut merge = merge(2, &[(0, 0), (1, 2)]);
+        for _ in 0..2 {
+            assert!(!merge.may_read(1));
+            merge.fenced(1).unwrap();
+            merge.marker(0).unwrap();
+            assert!(merge.fence_ready());
+            merge.fence_delivered().unwrap();
+        }
+        assert!(merge.may_read(1));
+        merge.fenced(2).unwrap();
+        merge.marker(0).unwrap();
+        assert!(!merge.fence_ready());
+    }
+
+    #[test]
+    fn without_lanes_fences_wait_for_nothing() {
+        let mut merge = Merge::new(0);
+        merge.fenced(0).unwrap();
+        merge.fenced(0).unwrap();
+        for _ in 0..2 {
+            assert!(merge.fence_ready());
+            merge.fence_delivered().unwrap();
+        }
+        assert!(!merge.fence_ready());
+        merge.fence_delivered().unwrap();
+        assert!(merge.may_read_control());
+    }
+
+    #[test]
+    fn what_breaks_the_rules_is_named() {
+        let open = |index, fences| Opening { index, fences };
+        let opened = |merge: &mut Merge, index, fences| merge.opened(open(index, fences));
+        let mut one = merge(2, &[(0, 0)]);
+        assert_eq!(opened(&mut one, 2, 0), Err(Violation::NoLane(2)));
+        assert_eq!(opened(&mut one, 0, 0), Err(Violation::OpenAlready(0)));
+        assert_eq!(one.marker(1), Err(Violation::Marker(1)));
+        assert_eq!(one.marker(9), Err(Violation::Marker(9)));
+        assert_eq!(one.fenced(3), Err(Violation::Fence(3)));
+        one.marker(0).unwrap();
+        assert_eq!(one.marker(0), Err(Violation::Marker(0)));
+        assert_eq!(one.fenced(0), Err(Violation::Fence(0)));
+
+        let mut late = merge(2, &[(0, 0)]);
+        late.marker(0).unwrap();
+        late.fenced(1).unwrap();
+        assert_eq!(opened(&mut late, 1, 0), Err(Violation::Fence(1)));
+
+        let mut later = merge(2, &[]);
+        later.fenced(0).unwrap();
+        later.fence_delivered().unwrap();
+        assert_eq!(opened(&mut later, 1, 0), Err(Violation::OpenedLate(1)));
+    }
+
+    #[test]
+    fn the_farthest_lane_is_only_never_read() {
+        let mut merge = merge(1, &[(0, u64::MAX)]);
+        merge.fenced(0).unwrap();
+        merge.fence_delivered().unwrap();
+        assert!(!merge.may_read(0));
+    }
+}

@@ -178,6 +178,9 @@ struct Cursor<'a, P> {
 impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
     #[inline]
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        while self.part.is_empty() {
+            self.part = self.parts.next()?;
+        }
         match self.part.split_first_chunk() {
             Some((bytes, rest)) => {
                 self.part = rest;
@@ -187,19 +190,12 @@ impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
         }
     }
 
-    /// As [`Self::array`], of bytes that several parts may hold.
+    /// As [`Self::array`], of bytes that several parts hold.
+    #[cold]
     fn gather<const N: usize>(&mut self) -> Option<[u8; N]> {
         let mut bytes = [0; N];
-        let mut have = 0;
-        while have < N {
-            if self.part.is_empty() {
-                self.part = self.parts.next()?;
-                continue;
-            }
-            let (here, rest) = self.part.split_at(self.part.len().min(N - have));
-            bytes[have..have + here.len()].copy_from_slice(here);
-            have += here.len();
-            self.part = rest;
+        for byte in &mut bytes {
+            [*byte] = self.array()?;
         }
         Some(bytes)
     }
@@ -233,10 +229,11 @@ impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
             return None;
         }
         self.skip_atom()?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.array()?;
         Some(Sender {
-            id: u32::from_be_bytes(self.array()?),
-            serial: u32::from_be_bytes(self.array()?),
-            creation: u32::from_be_bytes(self.array()?),
+            id: u32::from_be_bytes([a, b, c, d]),
+            serial: u32::from_be_bytes([e, f, g, h]),
+            creation: u32::from_be_bytes([i, j, k, l]),
         })
     }
 
