@@ -228,7 +228,8 @@ dialled(Endpoint, #{port := Port, target := Target, own := Own, cookie := Cookie
 open(Own) ->
     macula_nif:endpoint_open(#{owner => self(), ip => {127, 0, 0, 1}, ports => [0], threads => 1,
                                name => list_to_binary(Own), home => undefined, authorities => undefined,
-                               certificate => undefined, registry => undefined, well_known_port => undefined}).
+                               certificate => undefined, registry => undefined, well_known_port => undefined,
+                               dist_streams => 64}).
 
 %% An endpoint that the node can call; its name has its port in it.
 await_call(Own, Place) ->

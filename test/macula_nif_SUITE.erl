@@ -574,7 +574,7 @@ goes_on(To, Name) ->
 open_options() ->
     #{owner => self(), ip => {127, 0, 0, 1}, ports => [0], name => <<"me@localhost">>, threads => 1,
       home => undefined, authorities => undefined, certificate => undefined, registry => undefined,
-      well_known_port => undefined}.
+      well_known_port => undefined, dist_streams => 64}.
 
 dial_to(Address) ->
     #{id => 1, addresses => [Address], target => <<"me@localhost">>, name => <<"you@localhost">>,
