@@ -6,7 +6,7 @@
 //! so, processes that send without ever waiting (`async_dist`) or that system code must not suspend,
 //! comes to a mark of the whole link, over which the emulator is no longer drained.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::mem;
 
 use super::credit::Credit;
@@ -23,7 +23,8 @@ pub struct Brake {
 #[derive(Debug)]
 struct Lane {
     waiting: Credit,
-    suspended: HashSet<Sender>,
+    /// Who was to be suspended since the lane is full, and whether it is to be resumed.
+    suspended: HashMap<Sender, bool>,
 }
 
 /// What to do after a frame was queued.
@@ -46,15 +47,20 @@ pub struct Taken {
 
 impl Lane {
     /// Takes `bytes` off the queue; returns those who may go on.
-    fn taken(&mut self, bytes: usize) -> HashSet<Sender> {
-        if self.waiting.taken(bytes) { mem::take(&mut self.suspended) } else { HashSet::new() }
+    fn taken(&mut self, bytes: usize) -> Vec<Sender> {
+        if self.waiting.taken(bytes) { self.release() } else { Vec::new() }
+    }
+
+    fn release(&mut self) -> Vec<Sender> {
+        let suspended = mem::take(&mut self.suspended).into_iter();
+        suspended.filter_map(|(sender, resume)| resume.then_some(sender)).collect()
     }
 }
 
 impl Brake {
     /// For a link with so many lanes; at least one.
     pub fn new(lanes: u16) -> Brake {
-        let lane = || Lane { waiting: Credit::lane(), suspended: HashSet::new() };
+        let lane = || Lane { waiting: Credit::lane(), suspended: HashMap::new() };
         Brake { lanes: (0..lanes.max(1)).map(|_| lane()).collect(), link: Credit::link() }
     }
 
@@ -65,8 +71,8 @@ impl Brake {
 
     /// A frame of `bytes` waits at its place.
     ///
-    /// To be done in the order it was said, and before [`Self::taken`] says that the same process goes
-    /// on: a `suspend` that is late would never be undone.
+    /// What is said here and by [`Self::taken`] is to be done in the order it was said, and counted: a
+    /// process may be suspended anew before its resumption was done.
     pub fn queued(&mut self, place: &Place, bytes: usize) -> Queued {
         let suspend = match *place {
             Place::Lane { index, sender, .. } => self.queued_on(index, sender, bytes),
@@ -78,27 +84,28 @@ impl Brake {
     fn queued_on(&mut self, index: u16, sender: Option<Sender>, bytes: usize) -> Option<Sender> {
         let lane = self.lanes.get_mut(usize::from(index))?;
         let full = lane.waiting.queued(bytes);
-        sender.filter(|sender| full && lane.suspended.insert(*sender))
+        let sender = sender.filter(|sender| full && !lane.suspended.contains_key(sender))?;
+        lane.suspended.insert(sender, true);
+        Some(sender)
     }
 
     /// `bytes` have left the queue of a lane, or that of the control stream.
     pub fn taken(&mut self, lane: Option<u16>, bytes: usize) -> Taken {
         let lane = lane.and_then(|index| self.lanes.get_mut(usize::from(index)));
-        let resume = lane.map_or_else(HashSet::new, |lane| lane.taken(bytes));
-        Taken { resume: resume.into_iter().collect(), go_on: self.link.taken(bytes) }
+        let resume = lane.map_or_else(Vec::new, |lane| lane.taken(bytes));
+        Taken { resume, go_on: self.link.taken(bytes) }
     }
 
-    /// `sender`, which was to be suspended, is no more, or must not be: it will not be resumed.
+    /// `sender`, which was to be suspended, is no more, or must not be: it is not resumed, and left
+    /// alone until half of its lane has left.
     pub fn gone(&mut self, sender: Sender) {
-        for lane in &mut self.lanes {
-            lane.suspended.remove(&sender);
-        }
+        let suspended = self.lanes.iter_mut().filter_map(|lane| lane.suspended.get_mut(&sender));
+        suspended.for_each(|resume| *resume = false);
     }
 
     /// The link has ended: these are to be resumed, and nobody is suspended any more.
     pub fn ended(&mut self) -> Vec<Sender> {
-        let lanes = mem::take(&mut self.lanes);
-        lanes.into_iter().flat_map(|lane| lane.suspended).collect()
+        mem::take(&mut self.lanes).iter_mut().flat_map(Lane::release).collect()
     }
 
     /// Bytes that wait on the whole link.
@@ -109,7 +116,7 @@ impl Brake {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
@@ -154,13 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_not_resumed_and_suspended_anew_when_it_sends() {
+    fn who_is_gone_is_left_alone_until_its_lane_has_drained() {
         let mut brake = Brake::new(1);
         assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
         brake.gone(sender(7));
-        assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
-        brake.gone(sender(7));
-        assert_eq!(brake.taken(Some(0), LANE_HIGH + 1), Taken::default());
+        brake.gone(sender(8));
+        assert_eq!(brake.queued(&place(0, 7), 1).suspend, None);
+        assert_eq!(brake.queued(&place(0, 8), 1).suspend, Some(sender(8)));
+        assert_eq!(brake.taken(Some(0), LANE_HIGH).resume, [sender(8)]);
+        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
     }
 
     #[test]

@@ -128,9 +128,9 @@ impl Lanes {
         self.on(index, sender)
     }
 
-    /// Makes room, before a fence: behind it nothing is left of sequences that have ended. Those that
-    /// have not may never end, so they are forgotten when they are many; what follows of them is
-    /// fenced.
+    /// Makes room, before a fence: behind it nothing is left of sequences that have ended. The others
+    /// are forgotten when they are many, and what follows of them is fenced. Emulators of OTP 25 to 29 end
+    /// every sequence, that of a process killed meanwhile, too; nothing here depends on it.
     fn forget(&mut self) {
         self.sequences.retain(|_, course| !course.ended);
         if self.sequences.len() > SEQUENCES / 2 {
