@@ -1,8 +1,12 @@
 //! The output of a link: its control stream and, with a peer that agrees, lanes beside it. Frames are
 //! placed here, and who sends more than its lane takes is held back.
 
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,10 +17,10 @@ use macula_core::dist::lanes::{Lanes, Place};
 use macula_core::dist::signal::Sender;
 use parking_lot::{Mutex, MutexGuard};
 use quinn::SendStream;
-use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::hops::{self, Hop};
 use crate::link::{LinkState, SendState};
 use crate::queue::{Queue, TICK};
 
@@ -55,45 +59,43 @@ pub struct Sent {
 /// The streams of a link that are written to.
 pub(crate) struct Outlet {
     control: Queue,
-    lanes: Option<Mutex<Open>>,
+    sorter: Option<Mutex<Lanes>>,
+    lanes: Mutex<Waiting>,
     brake: Mutex<Brake>,
-    writers: Mutex<JoinSet<()>>,
-    runtime: Handle,
     /// Bytes written to the streams.
     pub(crate) bytes_out: AtomicU64,
 }
 
-/// The lanes opened so far.
-struct Open {
-    lanes: Lanes,
-    queues: Vec<Option<Arc<Queue>>>,
-    closed: bool,
+/// What waits for the lanes' writer.
+#[derive(Default)]
+struct Waiting {
+    chunks: Vec<Vec<Bytes>>,
+    /// The lanes of these.
+    filled: Vec<u16>,
+    openings: VecDeque<Opening>,
+    closing: bool,
+    writer: Option<Waker>,
 }
 
 /// Frames on their way to the streams of a link. One at a time: they keep their order.
 pub struct Batch<'a> {
     link: &'a Arc<LinkState>,
-    open: Option<MutexGuard<'a, Open>>,
+    sorter: Option<MutexGuard<'a, Lanes>>,
+    openings: Vec<Opening>,
     frames: u64,
     queued: Queued,
     suspend: Vec<Sender>,
 }
 
 impl Outlet {
-    /// For a link with so many lanes; none: it has its control stream alone. Must be called within a
-    /// tokio runtime.
+    /// For a link with so many lanes; none: it has its control stream alone.
     pub(crate) fn new(lanes: Option<u16>) -> Outlet {
-        let open = |count: u16| Open {
-            lanes: Lanes::new(count),
-            queues: vec![None; usize::from(count)],
-            closed: false,
-        };
+        let chunks = vec![Vec::new(); usize::from(lanes.unwrap_or(0))];
         Outlet {
             control: Queue::default(),
-            lanes: lanes.map(|count| Mutex::new(open(count))),
+            sorter: lanes.map(|count| Mutex::new(Lanes::new(count))),
+            lanes: Mutex::new(Waiting { chunks, ..Waiting::default() }),
             brake: Mutex::new(lanes.map_or_else(Brake::without_lanes, Brake::new)),
-            writers: Mutex::default(),
-            runtime: Handle::current(),
             bytes_out: AtomicU64::new(0),
         }
     }
@@ -134,11 +136,10 @@ impl Outlet {
 
     /// Takes nothing more; what waits is still written.
     pub(crate) fn close(&self) {
-        if let Some(lanes) = &self.lanes {
-            let mut open = lanes.lock();
-            open.closed = true;
-            open.queues.iter().flatten().for_each(|queue| queue.close());
-        }
+        let mut lanes = self.lanes.lock();
+        lanes.closing = true;
+        lanes.wake();
+        drop(lanes);
         self.control.close();
     }
 }
@@ -148,27 +149,26 @@ const CONTROL: Place = Place::Fence { lanes: 0 };
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(link: &'a Arc<LinkState>) -> Batch<'a> {
-        let open = link.outlet.lanes.as_ref().map(Mutex::lock);
-        Batch { link, open, frames: 0, queued: Queued::default(), suspend: Vec::new() }
+        let sorter = link.outlet.sorter.as_ref().map(Mutex::lock);
+        let (openings, queued, suspend) = (Vec::new(), Queued::default(), Vec::new());
+        Batch { link, sorter, openings, frames: 0, queued, suspend }
     }
 
     /// Which way the next frame goes, that has these parts, `size` bytes in all.
     pub fn place<'p>(&mut self, parts: impl IntoIterator<Item = &'p [u8]>, size: usize) -> Route {
         self.frames += 1;
-        let Some(open) = &mut self.open else {
+        let Some(sorter) = &mut self.sorter else {
             return Route::Control;
         };
-        let place = open.lanes.place(parts);
+        let place = sorter.place(parts);
         match place {
             Place::Lane { index, opening, .. } => {
-                if let Some(opening) = opening {
-                    self.open_lane(opening);
-                }
+                self.openings.extend(opening);
                 self.count(&place, frame::HEADER + size);
                 Route::Lane(index)
             }
             Place::Fence { .. } => {
-                let marked: Vec<_> = open.lanes.open().collect();
+                let marked: Vec<_> = sorter.open().collect();
                 for &index in &marked {
                     let marker = Place::Lane { index, opening: None, sender: None };
                     self.count(&marker, MARKER.len());
@@ -185,32 +185,26 @@ impl<'a> Batch<'a> {
         self.queued.pause = pause;
     }
 
-    fn open_lane(&mut self, opening: Opening) {
-        let Some(open) = self.open.as_mut().filter(|open| !open.closed) else {
-            return;
-        };
-        let queue = Arc::new(Queue::default());
-        open.queues[usize::from(opening.index)] = Some(queue.clone());
-        let outlet = &self.link.outlet;
-        outlet.writers.lock().spawn_on(write_lane(self.link.clone(), queue, opening), &outlet.runtime);
-    }
-
     /// Sends what was placed: for each stream the chunks of its frames, markers included.
     pub fn send(self, chunks: impl IntoIterator<Item = (Stream, Vec<Bytes>)>) -> Sent {
-        let Batch { link, open, frames, queued, suspend } = self;
+        let Batch { link, sorter, openings, frames, queued, suspend } = self;
         link.counters.msgs_out.fetch_add(frames, Relaxed);
         let outlet = &link.outlet;
-        let Some(open) = open else {
+        if sorter.is_none() {
             let chunks = chunks.into_iter().flat_map(|(_, chunks)| chunks);
             return Sent { state: outlet.push(chunks), suspend };
-        };
-        let taken = chunks.into_iter().all(|(stream, chunks)| match stream {
-            Stream::Control => outlet.control.push(chunks),
-            Stream::Lane(index) => {
-                let queue = open.queues.get(usize::from(index)).and_then(Option::as_ref);
-                queue.is_some_and(|queue| queue.push(chunks))
+        }
+        let mut lanes = outlet.lanes.lock();
+        lanes.openings.extend(openings);
+        let mut taken = !lanes.closing;
+        for (stream, chunks) in chunks {
+            match stream {
+                Stream::Control => taken &= outlet.control.push(chunks),
+                Stream::Lane(lane) => lanes.fill(lane, chunks),
             }
-        });
+        }
+        lanes.wake();
+        drop(lanes);
         let state = match (taken, queued.pause) {
             (false, _) => SendState::Closed,
             (true, true) => SendState::Wait,
@@ -223,40 +217,135 @@ impl<'a> Batch<'a> {
 /// Bytes around a fenced frame.
 const FENCED: usize = frame::HEADER + macula_core::dist::lane::FENCE_PREFIX;
 
-/// Writes the control stream until the link closes, then ends it after all lanes: at its end the
+impl Waiting {
+    fn fill(&mut self, lane: u16, chunks: Vec<Bytes>) {
+        let Some(waiting) = self.chunks.get_mut(usize::from(lane)).filter(|_| !self.closing) else {
+            return;
+        };
+        if waiting.is_empty() {
+            self.filled.push(lane);
+        }
+        waiting.extend(chunks);
+    }
+
+    fn wake(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+/// Writes the streams until the link closes. The control stream ends after all lanes: at its end the
 /// peer has all of them.
 pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patience: Duration) {
     let outlet = &link.outlet;
-    if outlet.lanes.is_some() {
+    let lanes = outlet.sorter.as_ref().map(|_| tokio::spawn(write_lanes(link.clone())));
+    if lanes.is_some() {
         // Fails only when the connection has.
         let _ = stream.set_priority(CONTROL_PRIORITY);
     }
     outlet.control.write_to(stream, |bytes| link.written(Stream::Control, bytes)).await;
-    let writers = std::mem::take(&mut *outlet.writers.lock());
-    drained(outlet, writers, patience).await;
+    if let Some(lanes) = lanes {
+        drained(outlet, lanes, patience).await;
+    }
     let _ = stream.finish();
     let _ = timeout(patience, stream.stopped()).await;
 }
 
 /// Resolves when the lanes are written and acknowledged, or when nothing more goes out.
-async fn drained(outlet: &Outlet, mut writers: JoinSet<()>, patience: Duration) {
-    while !writers.is_empty() {
-        let before = outlet.bytes_out.load(Relaxed);
-        let next = timeout(patience, writers.join_next()).await;
-        if next.is_err() && outlet.bytes_out.load(Relaxed) == before {
-            return;
+async fn drained(outlet: &Outlet, mut lanes: JoinHandle<()>, patience: Duration) {
+    let mut before = None;
+    while timeout(patience, &mut lanes).await.is_err() {
+        let now = outlet.bytes_out.load(Relaxed);
+        if before.replace(now) == Some(now) {
+            return lanes.abort();
         }
     }
 }
 
-async fn write_lane(link: Arc<LinkState>, queue: Arc<Queue>, opening: Opening) {
-    let lane = Stream::Lane(opening.index);
-    let Ok(mut stream) = link.connection().open_uni().await else {
-        return;
-    };
-    if stream.write_all(&opening.encode()).await.is_ok() {
-        queue.write_to(&mut stream, |bytes| link.written(lane, bytes)).await;
+/// Writes all lanes. One task for all of them: what is to go at the same time is then in the same
+/// packets, as QUIC's own task runs only after it.
+async fn write_lanes(link: Arc<LinkState>) {
+    let mut lanes = Writing::default();
+    while let Some(opening) = poll_fn(|cx| lanes.poll(&link, cx)).await {
+        let Ok(mut stream) = link.connection().open_uni().await else {
+            return;
+        };
+        if stream.write_all(&opening.encode()).await.is_err() {
+            return;
+        }
+        lanes.streams.insert(opening.index, (stream, VecDeque::new()));
+    }
+    for (stream, _) in lanes.streams.values_mut() {
         let _ = stream.finish();
+    }
+    for (stream, _) in lanes.streams.values_mut() {
         let _ = stream.stopped().await;
     }
+}
+
+/// The lanes' streams, with what is to be written to each.
+#[derive(Default)]
+struct Writing {
+    streams: HashMap<u16, (SendStream, VecDeque<Bytes>)>,
+    /// Those with something to write.
+    busy: Vec<u16>,
+}
+
+impl Writing {
+    /// Writes what there is room for. Ready with a lane that is to be opened first, or with none when the
+    /// link is closing and all is written, or lost.
+    fn poll(&mut self, link: &LinkState, cx: &mut Context<'_>) -> Poll<Option<Opening>> {
+        let closing = {
+            let mut waiting = link.outlet.lanes.lock();
+            if let Some(opening) = waiting.openings.pop_front() {
+                return Poll::Ready(Some(opening));
+            }
+            self.take(&mut waiting);
+            waiting.writer = Some(cx.waker().clone());
+            waiting.closing
+        };
+        let streams = &mut self.streams;
+        self.busy.retain(|lane| {
+            let stream = streams.get_mut(lane);
+            stream.is_some_and(|(stream, rest)| write_some(link, *lane, stream, rest, cx))
+        });
+        if closing && self.busy.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn take(&mut self, waiting: &mut Waiting) {
+        for lane in std::mem::take(&mut waiting.filled) {
+            let chunks = std::mem::take(&mut waiting.chunks[usize::from(lane)]);
+            if let Some((_, rest)) = self.streams.get_mut(&lane) {
+                if rest.is_empty() {
+                    self.busy.push(lane);
+                }
+                rest.extend(chunks);
+            }
+        }
+    }
+}
+
+/// Writes what there is room for; whether something is left, and the stream waits for room.
+fn write_some(
+    link: &LinkState,
+    lane: u16,
+    stream: &mut SendStream,
+    rest: &mut VecDeque<Bytes>,
+    cx: &mut Context<'_>,
+) -> bool {
+    hops::pass(Hop::Writing);
+    while !rest.is_empty() {
+        let written = pin!(stream.write_chunks(rest.make_contiguous())).poll(cx);
+        match written {
+            Poll::Pending => return true,
+            Poll::Ready(Ok(taken)) => {
+                rest.drain(..taken.chunks);
+                link.written(Stream::Lane(lane), taken.bytes);
+            }
+            // The connection is lost, or nobody reads on.
+            Poll::Ready(Err(_)) => rest.clear(),
+        }
+    }
+    false
 }

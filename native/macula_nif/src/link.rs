@@ -200,11 +200,7 @@ fn send<'a>(env: Env<'a>, link: &LinkResource, frames: Term<'a>) -> NifResult<Te
         SendState::Wait => atoms::wait(),
         SendState::Closed => return Ok(error(env, atoms::closed())),
     };
-    Ok(if suspend.is_empty() {
-        state.encode(env)
-    } else {
-        (state, numbers(&suspend)).encode(env)
-    })
+    Ok(if suspend.is_empty() { state.encode(env) } else { (state, numbers(&suspend)).encode(env) })
 }
 
 #[rustler::nif]
