@@ -139,7 +139,7 @@ loads(Place, #{ms := Ms, bulk_ms := BulkMs, connects := Connects}) when Place =:
     [{round_trip, Ms}, {flood, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs}, {connect, Connects}];
 loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
     [{round_trip, Ms}, {flood, Ms}, {erpc, Ms}, {stream_4k, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs},
-     {mixed, MixedMs}, {connect, Connects}].
+     {mixed, MixedMs}, {mixed_4, MixedMs}, {mixed_32, MixedMs}, {connect, Connects}].
 
 %% A load that fails costs its own figures and the pair, not the run.
 load({Name, _} = Load, Contender, Place, Settings, {Pair0, Figures}) ->

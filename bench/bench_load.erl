@@ -5,7 +5,8 @@
 -export([run/3, echo/0, sink/0, timed_sink/3]).
 -export_type([load/0, os_pids/0]).
 
--type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed | paced | slow_stream,
+-type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed | mixed_4 | mixed_32 | paced
+                   | slow_stream,
                  Ms :: pos_integer()}
               | {connect, Times :: pos_integer()}.
 %% The processes of both nodes, and of the relay between them.
@@ -45,7 +46,17 @@ run({erpc, Ms}, Node, _) ->
     _ = erpc_calls(Node, Ms div 5),
     #{erpc => erpc_calls(Node, Ms)};
 run({mixed, Ms}, Node, _) ->
-    mixed(Node, Ms);
+    {Times, Bulk} = mixed(Node, 1, Ms),
+    #{mixed_p50 => ms(50, Times), mixed_p99 => ms(99, Times), mixed_max => ms(100, Times),
+      mixed_bulk => Bulk, mixed_calls => length(Times)};
+run({mixed_4, Ms}, Node, _) ->
+    {Times, Bulk} = mixed(Node, 4, Ms),
+    #{mixed_4_p50 => ms(50, Times), mixed_4_p99 => ms(99, Times), mixed_4_max => ms(100, Times),
+      mixed_4_bulk => Bulk};
+run({mixed_32, Ms}, Node, _) ->
+    {Times, Bulk} = mixed(Node, 32, Ms),
+    #{mixed_32_p50 => ms(50, Times), mixed_32_p99 => ms(99, Times), mixed_32_max => ms(100, Times),
+      mixed_32_bulk => Bulk};
 run({paced, Ms}, Node, _) ->
     Times = paced(Node, Ms div ?PACE_MS),
     #{paced_p50 => us(bench_stats:percentile(50, Times)) / 1000,
@@ -135,32 +146,34 @@ call_until(Node, Until, Calls) ->
         false -> Calls + 1
     end.
 
-%%% Small calls while another process sends as much as it can
+%%% Small calls while other processes send as much as they can
 
 %% The calls have a process of their own: over some carriers not even sending
 %% comes to an end beside bulk. What is then still waiting counts with the
 %% time it took, the end of the bulk included.
-mixed(Node, Ms) ->
+mixed(Node, Senders, Ms) ->
     Self = self(),
-    Bulk = spawn_link(fun() -> Self ! {self(), bulk(Node)} end),
+    Message = binary:copy(<<"m">>, 16 * ?MIB),
+    Bulk = [spawn_link(fun() -> Self ! {self(), bulk(Node, Message)} end)
+            || _ <- lists:seq(1, Senders)],
     Echo = spawn_link(Node, ?MODULE, echo, []),
     timer:sleep(Ms div 5),
     Caller = spawn_link(fun() -> Self ! {self(), round_trips(Echo, until(Ms), [])} end),
     Early = receive {Caller, InTime} -> InTime after (1 + ?PATIENCE) * Ms -> late end,
-    Bulk ! stop,
-    Rate = receive {Bulk, Bytes} -> mb(Bytes) after ?DRAIN_MS -> error(bulk_did_not_end) end,
+    lists:foreach(fun(Sender) -> Sender ! stop end, Bulk),
+    Rates = [receive {Sender, Rate} -> Rate after ?DRAIN_MS -> error(bulk_did_not_end) end
+             || Sender <- Bulk],
     Times = times(Early, Caller),
     stop(Echo),
-    #{mixed_p50 => us(bench_stats:percentile(50, Times)) / 1000,
-      mixed_p99 => us(bench_stats:percentile(99, Times)) / 1000,
-      mixed_bulk => Rate, mixed_calls => length(Times)}.
+    {Times, mb(lists:sum(Rates))}.
+
+ms(Percent, Times) -> us(bench_stats:percentile(Percent, Times)) / 1000.
 
 times(late, Caller) -> receive {Caller, Times} -> Times after ?DRAIN_MS -> error(call_did_not_end) end;
 times(Times, _) -> Times.
 
-bulk(Node) ->
+bulk(Node, Message) ->
     Sink = spawn_link(Node, ?MODULE, sink, []),
-    Message = binary:copy(<<"m">>, 16 * ?MIB),
     Start = now_ns(),
     bulk_until_stopped(Sink, Message),
     Count = count(Sink),

@@ -72,7 +72,7 @@ bar(Y, #{name := Name, title := Title, figures := #{} = Figures, bulk_suffered :
      measured(Y, Name, maps:get(Key, Figures), Scale, mark(Suffered, Key))].
 
 %% See bench_table: small calls whose bulk did not run as it should.
-mark(true, Key) when Key =:= mixed_p50; Key =:= mixed_p99 -> " *";
+mark(true, Key) when Key =:= mixed_p50; Key =:= mixed_p99; Key =:= mixed_max -> " *";
 mark(_, _) -> "".
 
 measured(Y, Name, #{median := Median, min := Min, max := Max}, Scale, Mark) ->

@@ -46,7 +46,7 @@ shown(Key, #{figures := Figures, bulk_suffered := Suffered}) ->
     end.
 
 %% The bulk beside which these calls ran did not run as it should.
-mark(Key, true) when Key =:= mixed_p50; Key =:= mixed_p99 -> "*";
+mark(Key, true) when Key =:= mixed_p50; Key =:= mixed_p99; Key =:= mixed_max -> "*";
 mark(_, _) -> "".
 
 ratio(_, none, _) -> "";
