@@ -18,6 +18,7 @@ pub mod process;
 pub mod relay;
 pub mod rogue;
 pub mod scenario;
+pub mod soak;
 pub mod talk;
 pub mod throttle;
 
