@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use macula_load::beside::beside_coturn;
 use macula_load::figures::Figures;
 use macula_load::options::Options;
 use macula_load::relay::{Allowance, Relay, serve};
@@ -23,6 +24,8 @@ macula_load SCENARIO [--OPTION VALUE]...
   soak      --nodes 100 --seconds 3600      pairs come, talk, go and come again, for --least to --most
                                             ms each, --vanishing % of them without a word; the
                                             relay is looked at --every 30 seconds
+  turn      --rate 10000000 --seconds 5     the CPU that datagrams at a steady rate cost, beside
+                                            coturn's (Debian's package coturn)
 for all: --relay ADDRESS:PORT --pid PID     a relay that runs already, else one is started;
          --health ADDRESS:PORT             where one that runs already tells its counters
          with, where one is started:
@@ -40,6 +43,7 @@ const KNOWN: &[&str] = &[
     "vanishing",
     "pairs",
     "seconds",
+    "rate",
     "number",
     "cpu",
     "relay",
@@ -117,6 +121,10 @@ async fn load(words: &[&str], options: &Options) -> Result<Figures, Error> {
         ["abuse", kind] => {
             let (kind, percent) = (kind_of(kind, options)?, options.or("cpu", 50)?);
             scenario::abuse(&mut relay, &program, kind, percent, seconds("seconds", 10)?).await
+        }
+        ["turn"] => {
+            let rate = options.or("rate", 10_000_000)?;
+            beside_coturn(&relay, rate, seconds("seconds", 5)?).await
         }
         ["soak"] => {
             let churn = Churn {
