@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::relay::limits::Limits;
+use macula_core::relay::pressure::Rates;
 use macula_net::{Endpoint, EndpointConfig, RelayConfig};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Stdin};
 use tokio::net::TcpStream;
@@ -61,7 +62,7 @@ pub async fn serve(port: u16, home: PathBuf, allowance: Allowance) -> Result<(),
     let Allowance { bytes, datagrams, attachments, memory } = allowance;
     let relay = RelayConfig {
         nodes: Some(NODES),
-        attachments: attachments.or(Some(ATTACHMENTS)),
+        attachments: Rates { relay: attachments.or(Some(ATTACHMENTS)), realm: None },
         memory: memory.or(Some(MEMORY)),
         per_node: Limits { bytes, datagrams },
         ..RelayConfig::default()
