@@ -62,7 +62,7 @@ impl Between {
 
     fn name(&self) -> &'static str {
         match self {
-            Between::Relay { .. } => "relay",
+            Between::Relay { .. } => "macula",
             Between::Allocation { .. } => "coturn, one end allocated",
             Between::Allocations { .. } => "coturn, both ends allocated",
         }
@@ -179,7 +179,7 @@ pub async fn beside_coturn(relay: &Relay, rate: u64, length: Duration) -> Result
     }
     if let [(_, own), others @ ..] = &medians[..] {
         for (name, other) in others {
-            figures.number(format!("relay's CPU per MB, times {name}"), own / other.max(1e-9), "");
+            figures.number(format!("macula's CPU per MB, times {name}"), own / other.max(1e-9), "");
         }
     }
     Ok(figures)

@@ -18,7 +18,7 @@ async fn a_relay_and_coturn_pass_the_same_on() {
     let relay = Relay::start(program, Allowance::default()).await.unwrap();
     let figures = beside_coturn(&relay, 2_000_000, Duration::from_millis(400)).await.unwrap();
     eprintln!("{}", figures.to_text());
-    for way in ["relay", "coturn, one end allocated", "coturn, both ends allocated"] {
+    for way in ["macula", "coturn, one end allocated", "coturn, both ends allocated"] {
         let figure = |name: &str| figures.get(&format!("{way}: {name}")).unwrap();
         assert!(figure("came out") > 1.0 && figure("lost") < 20.0, "{way}");
     }
