@@ -104,7 +104,7 @@ relays() ->
 %% GET /health is answered, "ADDRESS:PORT"; default: nowhere), and limits: `nodes'
 %% (default: 4096), `attachments_per_second' (default: 500), `memory' (bytes
 %% that wait for all nodes; default: 256 MiB) and `nodes_per_realm',
-%% `bytes_per_node', `datagrams_per_node', `bytes_per_realm',
+%% `attachments_per_realm' (a second), `bytes_per_node', `datagrams_per_node', `bytes_per_realm',
 %% `datagrams_per_realm' (a second; default: none).
 %%
 %% Errors: {bad_option, Key, Expected, Got}; {port_in_use, Port};

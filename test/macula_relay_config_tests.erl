@@ -22,15 +22,15 @@ the_environment_comes_before_the_file_and_that_before_the_release_test() ->
     ?assertEqual({ok, #{port => 3, nodes => 2, health => 1}}, read(#{port => 1, nodes => 1, health => 1}, Env, Consult)).
 
 every_option_has_a_name_in_the_environment_test() ->
-    Numbers = ["PORT", "NODES", "NODES_PER_REALM", "ATTACHMENTS_PER_SECOND", "MEMORY", "BYTES_PER_NODE",
-               "DATAGRAMS_PER_NODE", "BYTES_PER_REALM", "DATAGRAMS_PER_REALM"],
+    Numbers = ["PORT", "NODES", "NODES_PER_REALM", "ATTACHMENTS_PER_SECOND", "ATTACHMENTS_PER_REALM", "MEMORY",
+               "BYTES_PER_NODE", "DATAGRAMS_PER_NODE", "BYTES_PER_REALM", "DATAGRAMS_PER_REALM"],
     Texts = [{"CERTFILE", "r.crt"}, {"KEYFILE", "r.key"}, {"PEERS", "https://r.example,https://s.example:4433"},
              {"HEALTH", "0.0.0.0:4480"}, {"REALMS", "a=open, b=x,b=y"}],
     Env = [{"MACULA_RELAY_" ++ Name, "7"} || Name <- Numbers] ++ [{"MACULA_RELAY_" ++ Name, Text} || {Name, Text} <- Texts],
     {ok, Options} = read(none, Env),
     {ok, Relay} = macula_mesh_options:relay(Options),
-    ?assertMatch(#{port := 7, nodes := 7, nodes_per_realm := 7, attachments_per_second := 7, memory := 7,
-                   bytes_per_node := 7, datagrams_per_node := 7, bytes_per_realm := 7, datagrams_per_realm := 7,
+    ?assertMatch(#{port := 7, nodes := 7, nodes_per_realm := 7, attachments_per_second := 7, attachments_per_realm := 7,
+                   memory := 7, bytes_per_node := 7, datagrams_per_node := 7, bytes_per_realm := 7, datagrams_per_realm := 7,
                    certificate := {<<"r.crt">>, <<"r.key">>}, health := {{0, 0, 0, 0}, 4480},
                    peers := [{_, <<"r.example">>, 443}, {_, <<"s.example">>, 4433}]}, Relay),
     ?assertEqual([{<<"a">>, open}, {<<"b">>, {tokens, [<<"x">>, <<"y">>]}}], lists:sort(maps:get(realms, Relay))).

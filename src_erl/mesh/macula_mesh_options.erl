@@ -23,6 +23,7 @@
                    nodes := pos_integer(),
                    nodes_per_realm := undefined | pos_integer(),
                    attachments_per_second := pos_integer(),
+                   attachments_per_realm := undefined | pos_integer(),
                    memory := pos_integer(),
                    bytes_per_node := undefined | pos_integer(),
                    datagrams_per_node := undefined | pos_integer(),
@@ -31,8 +32,8 @@
 
 -define(MESH_KEYS, [relays, realm, identity, token, tls_verify, cacertfile, certfile, keyfile,
                     timeout, reconnect_interval, reconnect_attempts]).
--define(LIMITS, [nodes_per_realm, bytes_per_node, datagrams_per_node, bytes_per_realm,
-                 datagrams_per_realm]).
+-define(LIMITS, [nodes_per_realm, attachments_per_realm, bytes_per_node, datagrams_per_node,
+                 bytes_per_realm, datagrams_per_realm]).
 -define(RELAY_KEYS, [port, health, certfile, keyfile, realms, peers, nodes, attachments_per_second, memory
                      | ?LIMITS]).
 

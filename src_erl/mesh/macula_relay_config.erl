@@ -17,7 +17,8 @@
 %% What of the environment stands for which option.
 -define(TEXTS, [{"CERTFILE", certfile}, {"KEYFILE", keyfile}, {"PEERS", peers}, {"HEALTH", health}]).
 -define(NUMBERS, [{"PORT", port}, {"NODES", nodes}, {"NODES_PER_REALM", nodes_per_realm},
-                  {"ATTACHMENTS_PER_SECOND", attachments_per_second}, {"MEMORY", memory},
+                  {"ATTACHMENTS_PER_SECOND", attachments_per_second},
+                  {"ATTACHMENTS_PER_REALM", attachments_per_realm}, {"MEMORY", memory},
                   {"BYTES_PER_NODE", bytes_per_node}, {"DATAGRAMS_PER_NODE", datagrams_per_node},
                   {"BYTES_PER_REALM", bytes_per_realm}, {"DATAGRAMS_PER_REALM", datagrams_per_realm}]).
 -define(REALMS, ?PREFIX ++ "REALMS").

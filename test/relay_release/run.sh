@@ -9,9 +9,10 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 copy_fixture "$root/test/relay_release" relay-release
 (cd "$root" && rebar3 as relay release)
 own_home
-relay=$root/_build/relay/rel/macula_relay/bin/relay
+release=$root/_build/relay/rel/macula_relay
+relay=$release/bin/relay
 # Of a node, without anything that is installed.
-ebin=$root/_build/relay/rel/macula_relay/lib/macula-0.1.0/ebin
+ebin=$release/lib/macula-0.1.0/ebin
 token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 # Ports that no other run on this machine is likely to have.
 port_1=$((20000 + $$ % 10000))
@@ -117,6 +118,25 @@ expect 1 '*prot*port*' env MACULA_RELAY_CONFIG=wrong.config "$relay" run
 expect 1 'the relay does not answer: *' env MACULA_RELAY_HEALTH="$health_1" "$relay" health
 expect 2 'usage: *' "$relay"
 echo "relay's release: what is wrong with a configuration is named"
+
+# What systemd says of the unit, and what the unit runs, as it has it run.
+if command -v systemd-analyze >/dev/null; then
+    sed "s|/opt/macula-relay/|$release/|" "$release/etc/macula-relay.service" >macula-relay.service
+    systemd-analyze verify "$work/macula-relay.service" >out 2>&1 || fail "systemd does not take the unit" out
+    [ ! -s out ] || fail "systemd has something to say of the unit" out
+    echo "relay's release: systemd takes its unit"
+else
+    echo "relay's release: SKIPPED, systemd-analyze is not here: nobody looked at the unit"
+fi
+if [ "$(id -u)" -eq 0 ] && unshare --mount --net true 2>/dev/null; then
+    timeout 120 unshare --mount --net sh "$root/test/relay_release/as_unit.sh" "$release" >out 2>&1 || fail "not as the unit" out
+    grep -q '^{"status":"ok"' out || fail "it is not well as the unit has it run" out
+    grep -q '^CapEff:.0*400$' out || fail "it may do more than have a low port, or not that" out
+    grep -q '^ended with status 0$' out || fail "it does not end as it should" out
+    echo "relay's release: as its unit has it run, it has port 443 and nothing else, and ends with SIGTERM"
+else
+    echo "relay's release: SKIPPED, not root or without namespaces: it was not run as its unit has it run"
+fi
 
 run_relay 1
 pid_1=$pid

@@ -12,6 +12,11 @@ impl Latencies {
         self.0.push(time);
     }
 
+    /// Adds all of `other`.
+    pub fn append(&mut self, other: &Latencies) {
+        self.0.extend_from_slice(&other.0);
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()

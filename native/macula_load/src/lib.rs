@@ -9,6 +9,7 @@
 //! cost so little that the relay is what gets busy.
 #![forbid(unsafe_code)]
 
+pub mod beside;
 pub mod figures;
 pub mod latency;
 pub mod line;
@@ -18,8 +19,10 @@ pub mod process;
 pub mod relay;
 pub mod rogue;
 pub mod scenario;
+pub mod soak;
 pub mod talk;
 pub mod throttle;
+pub mod turn;
 
 /// What went wrong, in words.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use macula_load::beside::beside_coturn;
 use macula_load::figures::Figures;
 use macula_load::options::Options;
 use macula_load::relay::{Allowance, Relay, serve};
 use macula_load::rogue::{self, Kind};
+use macula_load::soak::{Churn, soak};
 use macula_load::{Error, scenario};
 
 const USAGE: &str = "\
@@ -19,7 +21,14 @@ macula_load SCENARIO [--OPTION VALUE]...
   latency   --seconds 5                     round trips straight and through the relay
   abuse KIND --number N --cpu 50 --seconds 10   a quiet pair talks while somebody misbehaves:
       flood (bytes a second), slow-reader, loop, half-open, mute (how many)
-for all: --relay ADDRESS:PORT --pid PID     a relay that runs already, else one is started, with
+  soak      --nodes 100 --seconds 3600      pairs come, talk, go and come again, for --least to --most
+                                            ms each, --vanishing % of them without a word; the
+                                            relay is looked at --every 30 seconds
+  turn      --rate 10000000 --seconds 5     the CPU that datagrams at a steady rate cost, beside
+                                            coturn's (Debian's package coturn)
+for all: --relay ADDRESS:PORT --pid PID     a relay that runs already, else one is started;
+         --health ADDRESS:PORT             where one that runs already tells its counters
+         with, where one is started:
          --bytes B --datagrams D            what it lets a node send in a second
          --attachments N --memory BYTES     nodes that attach in a second; what may wait for all
          --one-address yes                  all nodes come from one address, as from behind a NAT
@@ -28,12 +37,18 @@ for all: --relay ADDRESS:PORT --pid PID     a relay that runs already, else one 
 const KNOWN: &[&str] = &[
     "nodes",
     "idle",
+    "least",
+    "most",
+    "every",
+    "vanishing",
     "pairs",
     "seconds",
+    "rate",
     "number",
     "cpu",
     "relay",
     "pid",
+    "health",
     "bytes",
     "datagrams",
     "attachments",
@@ -87,7 +102,10 @@ async fn load(words: &[&str], options: &Options) -> Result<Figures, Error> {
     let seconds = |name, without| options.or(name, without).map(Duration::from_secs);
     let one_address = options.given::<String>("one-address")?.is_some();
     let mut relay = match options.given::<SocketAddr>("relay")? {
-        Some(address) => Relay::other(address, options.given("pid")?.ok_or("--relay needs --pid")?),
+        Some(address) => {
+            let pid = options.given("pid")?.ok_or("--relay needs --pid")?;
+            Relay::other(address, pid, options.given("health")?)
+        }
         None => Relay::start(&program, allowance(options)?).await?,
     };
     match *words {
@@ -103,6 +121,20 @@ async fn load(words: &[&str], options: &Options) -> Result<Figures, Error> {
         ["abuse", kind] => {
             let (kind, percent) = (kind_of(kind, options)?, options.or("cpu", 50)?);
             scenario::abuse(&mut relay, &program, kind, percent, seconds("seconds", 10)?).await
+        }
+        ["turn"] => {
+            let rate = options.or("rate", 10_000_000)?;
+            beside_coturn(&relay, rate, seconds("seconds", 5)?).await
+        }
+        ["soak"] => {
+            let churn = Churn {
+                pairs: options.or("nodes", 100)? / 2,
+                stay_ms: options.or("least", 10_000)?..options.or("most", 30_000)?,
+                vanishing: options.or("vanishing", 25)?,
+                length: seconds("seconds", 3600)?,
+                every: seconds("every", 30)?,
+            };
+            soak(&mut relay, churn).await
         }
         _ => Err(USAGE.into()),
     }

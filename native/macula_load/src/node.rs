@@ -60,17 +60,25 @@ pub fn address(n: usize) -> IpAddr {
 /// Nodes, all opened, whether joined or not.
 #[derive(Default)]
 pub struct Crowd {
+    first: usize,
     nodes: Vec<Arc<Endpoint>>,
     keys: CookieKeys,
 }
 
 impl Crowd {
+    /// None yet. The first one will be that with the number `first`, and all share `keys` with
+    /// whoever has them.
+    pub fn new(first: usize, keys: CookieKeys) -> Crowd {
+        Crowd { first, keys, nodes: Vec::new() }
+    }
+
     /// Opens `count` more nodes. `one_address`: all of them have the same one, as behind a NAT.
     ///
     /// # Errors
     /// The system refuses a socket.
     pub fn open(&mut self, count: usize, one_address: bool) -> Result<(), Error> {
-        for n in self.nodes.len()..self.nodes.len() + count {
+        let next = self.first + self.nodes.len();
+        for n in next..next + count {
             let config = EndpointConfig {
                 ip: Some(address(if one_address { 0 } else { n })),
                 ports: vec![0],
@@ -113,6 +121,11 @@ impl Crowd {
     /// How many are attached.
     pub fn attached(&self) -> usize {
         self.nodes.iter().filter(|node| is_attached(node)).count()
+    }
+
+    /// All are gone, without a word.
+    pub fn vanish(&self) {
+        self.nodes.iter().for_each(|node| node.vanish());
     }
 
     /// All leave at once, and their ports are closed.

@@ -16,6 +16,8 @@ pub struct Usage {
     pub memory: u64,
     /// Open file descriptors.
     pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
 }
 
 impl Usage {
@@ -35,6 +37,7 @@ impl Usage {
             cpu: Duration::from_secs_f64((user + system) as f64 / TICKS),
             memory: resident(pid)?,
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+            threads: number(17).unwrap_or(0) as usize,
         })
     }
 
@@ -73,6 +76,7 @@ mod tests {
         }
         let after = Usage::of(std::process::id()).unwrap();
         assert!(before.memory > 100_000 && before.descriptors > 2);
+        assert!(before.threads > 0);
         assert!(after.cpu_since(&before) > Duration::ZERO);
     }
 }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_core::relay::limits::Limits;
+use macula_core::relay::pressure::Rates;
 use macula_net::{Endpoint, EndpointConfig, RelayConfig};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines, Stdin};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Stdin};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -19,6 +21,9 @@ use crate::process::Usage;
 
 /// How long the relay's process may take for anything it is asked.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// The longest answer of a relay's health, in bytes.
+const LONGEST_HEALTH: u64 = 64 * 1024;
 
 /// Nodes a relay takes: more than any load has.
 const NODES: usize = 65_536;
@@ -57,7 +62,7 @@ pub async fn serve(port: u16, home: PathBuf, allowance: Allowance) -> Result<(),
     let Allowance { bytes, datagrams, attachments, memory } = allowance;
     let relay = RelayConfig {
         nodes: Some(NODES),
-        attachments: attachments.or(Some(ATTACHMENTS)),
+        attachments: Rates { relay: attachments.or(Some(ATTACHMENTS)), realm: None },
         memory: memory.or(Some(MEMORY)),
         per_node: Limits { bytes, datagrams },
         ..RelayConfig::default()
@@ -88,6 +93,8 @@ pub struct Relay {
     /// Where it is.
     pub address: SocketAddr,
     pid: u32,
+    /// Where one that was not started here tells its counters.
+    health: Option<SocketAddr>,
     own: Option<Own>,
 }
 
@@ -113,12 +120,17 @@ impl Relay {
         let home = format!("macula_load-{}-{number}", std::process::id());
         let home = std::env::temp_dir().join(home);
         let (own, pid, port) = Own::start(program, 0, home, allowance).await?;
-        Ok(Relay { address: SocketAddr::from(([127, 0, 0, 1], port)), pid, own: Some(own) })
+        Ok(Relay {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            pid,
+            health: None,
+            own: Some(own),
+        })
     }
 
-    /// One that runs already, as the process `pid`.
-    pub fn other(address: SocketAddr, pid: u32) -> Relay {
-        Relay { address, pid, own: None }
+    /// One that runs already, as the process `pid`, and may answer for its health.
+    pub fn other(address: SocketAddr, pid: u32, health: Option<SocketAddr>) -> Relay {
+        Relay { address, pid, health, own: None }
     }
 
     /// What its process has used.
@@ -129,21 +141,22 @@ impl Relay {
         Usage::of(self.pid)
     }
 
-    /// Its counters; none when it was not started here.
+    /// Its counters; none when it was not started here and nothing is known of its health.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn counters(&mut self) -> Result<HashMap<String, u64>, Error> {
-        let Some(own) = &mut self.own else {
-            return Ok(HashMap::new());
-        };
-        own.stdin.write_all(b"\n").await?;
-        let line = own.line().await?;
-        let pair = |pair: &str| {
-            let (name, count) = pair.split_once('=')?;
-            Some((name.to_owned(), count.parse().ok()?))
-        };
-        Ok(line.split(' ').filter_map(pair).collect())
+        match (&mut self.own, self.health) {
+            (Some(own), _) => {
+                own.stdin.write_all(b"\n").await?;
+                Ok(counts(&own.line().await?, ' ', '='))
+            }
+            (None, Some(health)) => {
+                let health = timeout(ANSWER, ask_health(health)).await;
+                Ok(counts(&health.map_err(|_| "the relay does not say how it is")??, ',', ':'))
+            }
+            (None, None) => Ok(HashMap::new()),
+        }
     }
 
     /// Kills it without a word, and starts it again at the same port.
@@ -158,6 +171,25 @@ impl Relay {
         (self.pid, self.own) = (pid, Some(own));
         Ok(())
     }
+}
+
+/// The names and numbers of a line.
+fn counts(line: &str, between: char, within: char) -> HashMap<String, u64> {
+    let pair = |pair: &str| {
+        let (name, count) = pair.split_once(within)?;
+        Some((name.trim_matches('"').to_owned(), count.parse().ok()?))
+    };
+    line.split(between).filter_map(pair).collect()
+}
+
+/// What `GET /health` of a relay's release says between the braces.
+async fn ask_health(health: SocketAddr) -> Result<String, Error> {
+    let mut stream = TcpStream::connect(health).await?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.take(LONGEST_HEALTH).read_to_string(&mut answer).await?;
+    let (_, body) = answer.split_once('{').ok_or("the relay does not say how it is")?;
+    Ok(body.trim_end().trim_end_matches('}').to_owned())
 }
 
 impl Own {
@@ -204,5 +236,17 @@ impl Drop for Own {
             // What is left there is of no use to anybody.
             let _ = std::fs::remove_dir_all(&self.home);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_between_words() {
+        let counted = counts("\"status\":\"ok\",\"bytes\":12,\"nodes\":3", ',', ':');
+        assert_eq!(counted, [("bytes".into(), 12), ("nodes".into(), 3)].into());
+        assert_eq!(counts("nodes=3 x", ' ', '='), [("nodes".into(), 3)].into());
     }
 }

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use macula_load::figures::Figures;
 use macula_load::relay::{Allowance, Relay};
 use macula_load::rogue::Kind;
 use macula_load::scenario;
@@ -24,8 +23,13 @@ const SHARE: u64 = 50;
 /// What a flooder may send, in bytes a second: it sends five times as much.
 const MAY_SEND: u64 = 2_000_000;
 
-/// Below this a p99 is one of the machine, which has other things to do, not of the relay.
-const NOISE_MS: f64 = 10.0;
+/// A quiet pair's p99 is to stay within so many times what it was.
+const TIMES: f64 = 10.0;
+
+/// How often that may be tried. Of a talk of a hundred questions p99 is the longest but one, and what
+/// else runs on the machine takes as much from one talk and not from the other. That does not come
+/// three times; what a relay lets be done to the pair does.
+const TRIES: usize = 3;
 
 async fn relay(allowance: Allowance) -> Relay {
     Relay::start(program(), allowance).await.unwrap()
@@ -33,7 +37,19 @@ async fn relay(allowance: Allowance) -> Relay {
 
 /// A quiet pair beside somebody who misbehaves: nothing is lost, and `evidence` of the misbehaviour
 /// grew at the relay.
-async fn bears_with(kind: Kind, evidence: &str) -> Figures {
+async fn bears_with(kind: Kind, evidence: &str) {
+    let mut missed = Vec::new();
+    while missed.len() < TRIES {
+        match slowed_by(kind, evidence).await {
+            (idle, meanwhile) if meanwhile <= TIMES * idle => return,
+            both => missed.push(both),
+        }
+    }
+    panic!("{kind:?}: p99 idle and meanwhile, in ms: {missed:?}");
+}
+
+/// The quiet pair's p99 without and with it.
+async fn slowed_by(kind: Kind, evidence: &str) -> (f64, f64) {
     let mut relay = relay(Allowance { bytes: Some(MAY_SEND), ..Allowance::default() }).await;
     let length = Duration::from_millis(reduced(10_000, 1_200));
     let figures = scenario::abuse(&mut relay, program(), kind, SHARE, length).await.unwrap();
@@ -42,9 +58,7 @@ async fn bears_with(kind: Kind, evidence: &str) -> Figures {
     assert!(figure("asked") > 20.0);
     assert_eq!((figure("lost"), figure("out of order")), (0.0, 0.0));
     assert!(figure(&format!("relay: {evidence}")) > 0.0);
-    let (idle, meanwhile) = (figure("quiet pair, idle p99"), figure("quiet pair, meanwhile p99"));
-    assert!(meanwhile <= 10.0 * idle.max(NOISE_MS), "p99 {meanwhile} ms, idle {idle} ms");
-    figures
+    (figure("quiet pair, idle p99"), figure("quiet pair, meanwhile p99"))
 }
 
 /// One after the other: each measures.

@@ -182,6 +182,12 @@ impl Paths {
         }
     }
 
+    /// Forgets all links. Each keeps its connection, and that keeps the port.
+    pub(crate) fn clear(&self) {
+        self.links.write().clear();
+        self.labels.write().clear();
+    }
+
     /// Forgets a link.
     pub(crate) fn remove(&self, link: &LinkPaths) {
         self.release(link);

@@ -231,6 +231,7 @@ impl MeshSocket {
     pub(crate) fn close(&self) {
         *self.io.write() = None;
         self.tunnels.clear();
+        self.paths.clear();
     }
 
     /// The next label for which a datagram came back as unreachable. Holds the port meanwhile.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use macula_core::relay::limits::Limits;
+use macula_core::relay::pressure::Rates;
 use macula_net::{PeerInfo, PeerState, RealmAccess, RelayConfig};
 use rustler::{Binary, Encoder, Env, Error, NifMap, NifResult, ResourceArc, Term};
 
@@ -21,6 +22,7 @@ struct Options<'a> {
     nodes: Term<'a>,
     nodes_per_realm: Term<'a>,
     attachments_per_second: Term<'a>,
+    attachments_per_realm: Term<'a>,
     memory: Term<'a>,
     bytes_per_node: Term<'a>,
     datagrams_per_node: Term<'a>,
@@ -49,7 +51,10 @@ impl Options<'_> {
             realms: realms.transpose()?,
             nodes: nodes(&self.nodes)?,
             nodes_per_realm: nodes(&self.nodes_per_realm)?,
-            attachments: count(&self.attachments_per_second)?,
+            attachments: Rates {
+                relay: count(&self.attachments_per_second)?,
+                realm: count(&self.attachments_per_realm)?,
+            },
             memory: count(&self.memory)?,
             per_node: Limits {
                 bytes: count(&self.bytes_per_node)?,

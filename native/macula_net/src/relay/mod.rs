@@ -14,6 +14,7 @@ use macula_core::mesh::packet;
 use macula_core::relay::between::Between;
 use macula_core::relay::limits::{self, Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
+use macula_core::relay::pressure::Rates;
 use macula_core::relay::table::{self, Access, Action, Clock, Forward, Id, Relay, Stranger, Token};
 use macula_core::secret::Secret;
 use parking_lot::{Mutex, RwLock};
@@ -77,8 +78,8 @@ pub struct RelayConfig {
     pub nodes: Option<usize>,
     /// Nodes of a realm, at most.
     pub nodes_per_realm: Option<usize>,
-    /// Nodes that may attach in a second; others are told when to come again. None: no limit.
-    pub attachments: Option<u64>,
+    /// Nodes that may attach in a second; others are told when to come again.
+    pub attachments: Rates,
     /// Bytes of datagrams that may wait for all nodes together. None: no limit but that of each.
     pub memory: Option<u64>,
     /// What a node may send.

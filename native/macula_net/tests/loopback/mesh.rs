@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use macula_core::mesh::retry::Pace;
 use macula_core::relay::message::Refusal;
+use macula_core::relay::pressure::Rates;
 use macula_core::secret::Secret;
 use macula_net::{
     CertificateFiles, Cookie, DialError, DialRequest, Endpoint, JoinError, MeshConfig, RealmAccess,
@@ -314,4 +315,20 @@ async fn a_relay_answers_stun() {
     client.send_to(&request, relay.address()).await.unwrap();
     let silence = tokio::time::timeout(SHORT, client.recv_from(&mut answer)).await;
     assert!(silence.is_err(), "{silence:?}");
+}
+
+/// Those who come in a crowd are told when to come again, and do; who comes to another realm is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_in_one_realm_has_no_other_realm_wait() {
+    let relay = open("");
+    let attachments = Rates { relay: None, realm: Some(1) };
+    relay.start_relay(RelayConfig { attachments, ..RelayConfig::default() }).unwrap();
+    let nodes = ["a", "b", "c", "quiet"].map(open);
+    let [a, b, c, quiet] = &nodes;
+    let at_once = &[&relay];
+    tokio::join!(join(a, at_once), join(b, at_once), join(c, at_once));
+    let told = relay_counter(&relay, "told_to_wait");
+    assert!(told > 0);
+    quiet.join_mesh(MeshConfig { realm: "other".into(), ..at(&[&relay]) }, HANG).await.unwrap();
+    assert_eq!((relay_counter(&relay, "told_to_wait"), relay_counter(&relay, "nodes")), (told, 4));
 }

@@ -22,7 +22,7 @@ use super::between::Between;
 use super::limits::{Limits, Meter};
 use super::message::{Refusal, ToNode, ToRelay, VERSIONS};
 use super::peering::Peers;
-use super::pressure::Pressure;
+use super::pressure::{Crowds, Rates};
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
 use crate::mesh::packet::Packet;
@@ -89,8 +89,8 @@ pub struct Config {
     pub nodes: Option<usize>,
     /// Nodes of a realm, at most. None: no limit.
     pub nodes_per_realm: Option<usize>,
-    /// Nodes that may attach in a second; others are told to come again. None: no limit.
-    pub attachments: Option<u64>,
+    /// Nodes that may attach in a second; others are told to come again.
+    pub attachments: Rates,
     /// What a node may send.
     pub per_node: Limits,
     /// What the nodes of a realm may send together.
@@ -162,7 +162,7 @@ pub struct Relay {
     nodes: usize,
     trials: Vec<Trial>,
     last_token: u64,
-    pressure: Option<Pressure>,
+    crowds: Crowds,
     /// It is about to go.
     goes: bool,
 }
@@ -316,6 +316,7 @@ impl Relay {
 
     /// Ends the trials that are over at `now`: those holders did not answer.
     pub fn expire(&mut self, now: Duration) -> Vec<Action> {
+        self.crowds.forget(now);
         let (over, open) = self.trials.drain(..).partition(|trial| trial.ends <= now);
         self.trials = open;
         let over: Vec<Trial> = over;
@@ -365,13 +366,9 @@ impl Relay {
         if self.goes {
             return Err(Refusal::Busy(GONE_MS));
         }
-        let Some(rate) = self.config.attachments else {
-            return Ok(());
-        };
-        let pressure = self.pressure.get_or_insert_with(|| Pressure::new(rate, now));
         let busy =
             |again: Duration| Refusal::Busy(again.as_millis().try_into().unwrap_or(u32::MAX));
-        pressure.arrive(now).map_err(busy)
+        self.crowds.arrive(now, realm, self.config.attachments).map_err(busy)
     }
 
     fn attach(&mut self, now: Duration, wall: u64, id: Id, name: String) -> Vec<Action> {
@@ -655,13 +652,26 @@ mod tests {
 
     #[test]
     fn who_comes_in_a_crowd_is_told_when_to_come_again() {
-        let mut relay = Relay::new(Config { attachments: Some(2), ..Config::default() });
+        let attachments = Rates { relay: Some(2), realm: None };
+        let mut relay = Relay::new(Config { attachments, ..Config::default() });
         for id in 1..=2 {
             assert!(matches!(attach(&mut relay, id, id as u8, "r", b"")[..], [Action::Send(..)]));
         }
         assert_eq!(attach(&mut relay, 3, 3, "r", b""), [closed(3, Refusal::Busy(500))]);
         assert_eq!(attach(&mut relay, 4, 4, "r", b""), [closed(4, Refusal::Busy(1000))]);
         assert_eq!(relay.nodes(), 2);
+    }
+
+    #[test]
+    fn a_crowd_in_one_realm_keeps_nobody_from_another() {
+        let attachments = Rates { relay: None, realm: Some(1) };
+        let mut relay = Relay::new(Config { attachments, ..Config::default() });
+        assert!(matches!(attach(&mut relay, 1, 1, "r", b"")[..], [Action::Send(..)]));
+        assert_eq!(attach(&mut relay, 2, 2, "r", b""), [closed(2, Refusal::Busy(1000))]);
+        assert!(matches!(attach(&mut relay, 3, 3, "s", b"")[..], [Action::Send(..)]));
+        // Who leaves makes no room: it is about how many come.
+        relay.gone(1);
+        assert_eq!(attach(&mut relay, 4, 4, "r", b""), [closed(4, Refusal::Busy(2000))]);
     }
 
     #[test]
