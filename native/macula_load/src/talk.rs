@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use macula_core::dist::frame::{self, Piece};
+use macula_core::dist::signal::Sender;
 use macula_net::{Closed, DialRequest, Endpoint, Inbox, Link, Owner, Way};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{interval, timeout};
@@ -154,6 +155,8 @@ fn number(body: &[u8]) -> u64 {
 struct Quiet;
 
 impl Owner for Quiet {
+    fn resume(&self, _senders: Vec<Sender>) {}
+
     fn writable(&self) {}
     fn closed(&self, _reason: &Closed) {}
 }
@@ -213,7 +216,7 @@ impl Frames {
         let Ok(mut begun) = self.begun.lock() else {
             return;
         };
-        let mut piece = |piece: Piece<'_>| match piece {
+        let mut piece = |_, piece: Piece<'_>| match piece {
             Piece::Start(_) => begun.clear(),
             Piece::Body(bytes) => begun.extend_from_slice(bytes),
             Piece::End => each(&begun),

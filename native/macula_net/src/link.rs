@@ -340,8 +340,7 @@ impl Link {
 
     /// Sends bytes as they are, before frames flow.
     pub fn send_packet(&self, packet: Bytes) -> SendState {
-        self.state.counters.msgs_out.fetch_add(1, Relaxed);
-        self.state.outlet.push([packet])
+        self.send([packet], 1)
     }
 
     /// Asks for the next handshake packet.
@@ -354,6 +353,12 @@ impl Link {
         if self.state.established.set(name).is_ok() {
             self.command(reader::start(self.state.clone(), inbox));
         }
+    }
+
+    /// Sends `count` whole frames, headers included, on a link without lanes.
+    pub fn send(&self, frames: impl IntoIterator<Item = Bytes>, count: u64) -> SendState {
+        self.state.counters.msgs_out.fetch_add(count, Relaxed);
+        self.state.outlet.push(frames)
     }
 
     /// The frames that go next, to be placed and sent.

@@ -2,6 +2,7 @@
 //! scheduler: what another thread allocates costs the emulator a wake-up of yet another one to be freed.
 
 use macula_core::dist::frame::Piece;
+use macula_core::dist::signal;
 use macula_net::{Closed, Inbox, Stream};
 use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, OwnedBinary, Term};
 
@@ -30,14 +31,32 @@ impl Inbox for InputHandler {
 }
 
 /// Makes frames of their pieces.
-#[derive(Default)]
 pub(crate) struct Assembly {
+    /// The emulators of both sides have agreed on an atom cache.
+    atom_cache: bool,
     /// The frames begun, and how much of each is there: one of each stream at most. Those that a call
     /// leaves are few, as most frames come in one piece.
     begun: Vec<(Stream, Frame, usize)>,
 }
 
 impl Assembly {
+    /// For a link with lanes, or without.
+    pub(crate) fn new(lanes: bool) -> Assembly {
+        Assembly { atom_cache: !lanes, begun: Vec::new() }
+    }
+
+    /// What the emulator may be given in place of a frame.
+    fn deliverable(&self, mut frame: Frame) -> Frame {
+        match signal::cached_header(frame.as_mut()) {
+            Some(header) if !self.atom_cache => {
+                let mut corrupt = Frame::new(header);
+                corrupt.as_mut().copy_from_slice(&frame.as_mut()[..header]);
+                corrupt
+            }
+            _ => frame,
+        }
+    }
+
     /// Takes the next piece of a stream; the frame that it completes.
     pub(crate) fn add<'a>(
         &mut self,
@@ -55,7 +74,7 @@ impl Assembly {
             }
             (Piece::End, Some(at)) => {
                 let (_, frame, _) = self.begun.swap_remove(at);
-                return Some(frame.into_term(env));
+                return Some(self.deliverable(frame).into_term(env));
             }
             _ => {}
         }

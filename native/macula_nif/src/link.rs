@@ -44,11 +44,8 @@ impl Resource for LinkResource {
 impl LinkResource {
     /// A resource for `link`, owned by the process `owner`. Only for threads of the runtime.
     pub(crate) fn owned_by(link: Arc<Link>, owner: LocalPid) -> ResourceArc<LinkResource> {
-        let resource = ResourceArc::new(LinkResource {
-            link,
-            monitor: Mutex::default(),
-            assembly: Mutex::default(),
-        });
+        let assembly = Mutex::new(Assembly::new(link.lanes().is_some()));
+        let resource = ResourceArc::new(LinkResource { link, monitor: Mutex::default(), assembly });
         *resource.monitor.lock() = resource.monitor(None, &owner);
         resource
     }

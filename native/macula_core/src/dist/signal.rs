@@ -76,6 +76,20 @@ pub fn classify<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Signal {
     read(Cursor { part: &[], parts: parts.into_iter() }).unwrap_or(Signal::Unknown)
 }
 
+/// Bytes of a frame's distribution header when that has an atom cache, which was not agreed upon; none
+/// for every other frame.
+///
+/// The emulator (OTP 25 to 29) reads such a header into a cache that does not exist then, and crashes.
+/// Of the header alone it says that it is corrupt, and ends the connection.
+pub fn cached_header(frame: &[u8]) -> Option<usize> {
+    let atoms = match frame {
+        [VERSION, WHOLE, ..] => 2,
+        [VERSION, FIRST, ..] => 2 + 8 + 8,
+        _ => return None,
+    };
+    frame.get(atoms).filter(|atoms| **atoms != 0).map(|_| atoms + 1)
+}
+
 fn read<'a>(mut frame: Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Signal> {
     match frame.array()? {
         [VERSION, WHOLE] if frame.byte()? == 0 => whole(&mut frame),
@@ -262,6 +276,24 @@ impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
                 self.skip(4 + 4 * words)
             }
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_with_atoms_is_told_from_others() {
+        let first = |atoms: u8| [&[131, 69][..], &[7; 16], &[atoms, 104, 3]].concat();
+        assert_eq!(cached_header(&[131, 68, 0, 104, 3, 97, 2]), None);
+        assert_eq!(cached_header(&[131, 68, 3, 0x88, 8, 0]), Some(3));
+        assert_eq!(cached_header(&first(0)), None);
+        assert_eq!(cached_header(&first(1)), Some(19));
+        assert_eq!(cached_header(&[&[131, 70][..], &[7; 20]].concat()), None);
+        for len in 0..3 {
+            assert_eq!(cached_header(&[131, 68][..len.min(2)]), None);
         }
     }
 }

@@ -67,8 +67,8 @@ async fn reaches(from: Option<IpAddr>, to: Option<IpAddr>, address: IpAddr) {
     let at = SocketAddr::new(address, b.address().port());
     let (to_b, to_a) = connect(&a, &b, at).await;
     let (mut at_a, mut at_b) = (to_b.establish("b"), to_a.establish("a"));
-    to_b.push([framed(b"there")], 1);
-    to_a.push([framed(b"and back")], 1);
+    to_b.link.send([framed(b"there")], 1);
+    to_a.link.send([framed(b"and back")], 1);
     assert_eq!(at_b.frames(1).await, [b"there"]);
     assert_eq!(at_a.frames(1).await, [b"and back"]);
     assert_eq!(to_b.link.address(), at);

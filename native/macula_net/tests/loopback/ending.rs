@@ -17,9 +17,9 @@ async fn what_was_sent_before_a_close_arrives_before_it() {
         let mut input = to_a.establish("a");
         let mut own = to_b.establish("b");
         let all = bodies(count, len);
-        to_b.push(all.iter().map(|body| framed(body)), count as u64);
+        to_b.link.send(all.iter().map(|body| framed(body)), count as u64);
         to_b.link.close();
-        assert_eq!(to_b.push([framed(b"late")], 1), SendState::Closed);
+        assert_eq!(to_b.link.send([framed(b"late")], 1), SendState::Closed);
         let (read, reason) = input.rest().await;
         assert_eq!((read.len(), reason), (count, Closed::Peer), "of frames of {len} bytes");
         assert!(read == all);
@@ -33,7 +33,7 @@ async fn a_slow_reader_gets_all_before_the_close() {
     let (_a, _b, to_b, to_a) = pair().await;
     let mut input = to_a.establish("a");
     let all = bodies(100, 30_000);
-    to_b.push(all.iter().map(|body| framed(body)), 100);
+    to_b.link.send(all.iter().map(|body| framed(body)), 100);
     to_b.link.close();
     // Nothing says when the goodbye is here; until then this test proves less, not something else.
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -93,7 +93,7 @@ async fn a_dropped_link_is_closed() {
 async fn closing_ends_a_reader_without_room() {
     let (_a, _b, to_b, to_a) = pair().await;
     let mut input = to_a.establish("a");
-    to_b.push(bodies(60, 50_000).iter().map(|body| framed(body)), 60);
+    to_b.link.send(bodies(60, 50_000).iter().map(|body| framed(body)), 60);
     until("a full intake", || to_a.link.info().is_some_and(|it| it.bytes_in >= 1 << 20)).await;
     to_a.link.close();
     assert!(matches!(input.input().await, Input::Readable));
@@ -105,7 +105,7 @@ async fn closing_ends_a_reader_without_room() {
 async fn closing_ends_a_reader_whose_peer_is_gone_already() {
     let (_a, _b, to_b, to_a) = pair().await;
     let mut input = to_a.establish("a");
-    to_b.push(bodies(60, 50_000).iter().map(|body| framed(body)), 60);
+    to_b.link.send(bodies(60, 50_000).iter().map(|body| framed(body)), 60);
     to_b.link.close();
     until("the peer's goodbye", || to_a.link.stat().is_none()).await;
     to_a.link.close();
@@ -123,7 +123,7 @@ async fn shutting_down_delivers_and_frees_the_port() {
     let mut input = to_a.establish("a");
     let _own = to_b.establish("b");
     let all = bodies(50, 20_000);
-    to_b.push(all.iter().map(|body| framed(body)), 50);
+    to_b.link.send(all.iter().map(|body| framed(body)), 50);
     soon("shutting down", a.shut_down()).await;
     // The closed endpoint and its link are still held, as by an owner that has not noticed yet.
     let again = open_at(ip, place.port(), "a2");
@@ -169,7 +169,7 @@ async fn shutting_down_is_bounded_by_a_mute_peer() {
     let through = Forwarder::new(b.address(), Duration::ZERO).await;
     let (to_b, _to_a) = connect(&a, &b, through.front).await;
     drop(through);
-    to_b.push([framed(b"into the void")], 1);
+    to_b.link.send([framed(b"into the void")], 1);
     soon("shutting down", a.shut_down()).await;
 }
 
@@ -219,13 +219,13 @@ async fn a_killed_peer_is_noticed() {
     let sending = tokio::spawn({
         let link = busy.link.clone();
         async move {
-            while push(&link, [framed(&[7; 1000])], 1) != SendState::Closed {
+            while link.send([framed(&[7; 1000])], 1) != SendState::Closed {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     });
     // The busy link's own frames show that the child is past its dials.
-    busy.push([framed(b"hello")], 1);
+    busy.link.send([framed(b"hello")], 1);
     from_busy.frames(1).await;
     drop(child);
     let (idle, busy, packet) = tokio::join!(from_idle.rest(), from_busy.rest(), fresh.packet());
@@ -249,7 +249,7 @@ async fn killed_peer() {
         let side = Side::new(soon("a dial", a.dial(request)).await.ok().unwrap());
         let input = side.establish("b");
         if name != "fresh" {
-            side.push([framed(b"here")], 1);
+            side.link.send([framed(b"here")], 1);
         }
         held.push((side, input));
     }

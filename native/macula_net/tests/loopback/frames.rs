@@ -112,7 +112,7 @@ async fn many_frames_in_one_send_arrive_in_order() {
     let (_a, _b, to_b, to_a) = pair().await;
     let mut input = to_a.establish("a");
     let all = bodies(20_000, 20);
-    to_b.push(all.iter().map(|body| framed(body)), all.len() as u64);
+    to_b.link.send(all.iter().map(|body| framed(body)), all.len() as u64);
     assert!(input.frames(all.len()).await == all);
     assert_eq!(to_a.link.info().unwrap().msgs_in, all.len() as u64);
 }
@@ -156,7 +156,7 @@ async fn the_sender_pauses_while_nobody_takes_and_then_goes_on() {
     // Pauses of a sender that is merely faster than its link end by themselves; the last does not.
     let paused = async |to_b: &mut Side, sent: &mut Vec<Vec<u8>>| loop {
         let next = body(sent.len(), LEN);
-        let state = to_b.push([framed(&next)], 1);
+        let state = to_b.link.send([framed(&next)], 1);
         sent.push(next);
         assert_ne!(state, SendState::Closed);
         // Windows of QUIC on both sides, the queue here, the inbox there: a bound all the same.
@@ -172,7 +172,7 @@ async fn the_sender_pauses_while_nobody_takes_and_then_goes_on() {
     assert!(waiting <= SEND_HIGH + LEN + 4, "{waiting} bytes wait");
     // Still waiting: the answer stays the same for a sender that does not listen.
     let deaf = body(sent.len(), LEN);
-    assert_eq!(to_b.push([framed(&deaf)], 1), SendState::Wait);
+    assert_eq!(to_b.link.send([framed(&deaf)], 1), SendState::Wait);
     sent.push(deaf);
     // One that waits is heard of once, and no more than may wait does.
     assert!(input.has_heard() && !input.has_heard());
@@ -222,7 +222,7 @@ fn any_frames_any_sends() {
             let send = async {
                 for frames in &sends {
                     let chunks: Vec<_> = frames.iter().map(|body| framed(body)).collect();
-                    if to_b.push(chunks, frames.len() as u64) == SendState::Wait {
+                    if to_b.link.send(chunks, frames.len() as u64) == SendState::Wait {
                         to_b.writable().await;
                     }
                 }

@@ -24,7 +24,7 @@ async fn a_peer_that_lives_anew_is_noticed_by_who_speaks_to_it() {
     let (_a, to_b, to_a) = through(&forwarder, &former).await;
     let (mut input, _other) = (to_b.establish("b"), to_a.establish("a"));
     forwarder.turn(Some(anew.address()));
-    to_b.push([framed(b"are you there?")], 1);
+    to_b.link.send([framed(b"are you there?")], 1);
     assert_eq!(input.rest().await.1, Closed::Replaced);
 }
 
@@ -35,11 +35,11 @@ async fn a_peer_that_was_out_of_reach_is_the_same_one() {
     let (_a, to_b, to_a) = through(&forwarder, &b).await;
     let (_own, mut input) = (to_b.establish("b"), to_a.establish("a"));
     forwarder.turn(None);
-    to_b.push([framed(b"once")], 1);
+    to_b.link.send([framed(b"once")], 1);
     // Long enough to be asked more than once.
     tokio::time::sleep(Duration::from_secs(3)).await;
     forwarder.turn(Some(b.address()));
-    to_b.push([framed(b"again")], 1);
+    to_b.link.send([framed(b"again")], 1);
     assert_eq!(input.frames(2).await, vec![b"once".to_vec(), b"again".to_vec()]);
     assert!(to_b.link.info().is_some());
 }

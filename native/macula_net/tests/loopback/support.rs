@@ -10,7 +10,7 @@ use macula_core::dist::frame::{self, Piece};
 use macula_core::dist::signal::Sender;
 use macula_net::{
     CertificateNews, Closed, Cookie, DialError, DialRequest, Endpoint, EndpointConfig, Inbox,
-    Incident, Link, Node, Owner, PacketWaiter, Route, SendState, State, Stream,
+    Incident, Link, Node, Owner, PacketWaiter, SendState, State, Stream,
 };
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
@@ -187,14 +187,6 @@ impl PacketWaiter for Asker {
     }
 }
 
-/// Sends whole frames (headers included), `count` of them, on the control stream of a link without
-/// lanes.
-pub fn push(link: &Link, frames: impl IntoIterator<Item = Bytes>, count: u64) -> SendState {
-    let mut batch = link.batch();
-    (0..count).for_each(|_| assert_eq!(batch.place([], 0), Route::Control));
-    batch.send([(Stream::Control, frames.into_iter().collect())]).state
-}
-
 /// The input of an established link.
 pub struct Reader {
     link: Arc<Link>,
@@ -238,15 +230,10 @@ impl Side {
         Reader { link: self.link.clone(), input, begun: HashMap::new() }
     }
 
-    /// Sends whole frames (headers included), `count` of them, on the control stream.
-    pub fn push(&self, frames: impl IntoIterator<Item = Bytes>, count: u64) -> SendState {
-        push(&self.link, frames, count)
-    }
-
     /// Sends frames, pausing when told so.
     pub async fn send(&mut self, frames: impl IntoIterator<Item = Bytes>) {
         for frame in frames {
-            match self.push([frame], 1) {
+            match self.link.send([frame], 1) {
                 SendState::Ready => {}
                 SendState::Wait => self.writable().await,
                 SendState::Closed => panic!("closed while sending"),

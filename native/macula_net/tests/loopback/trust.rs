@@ -61,7 +61,7 @@ async fn a_live_node_keeps_its_name() {
     assert_eq!(failures, vec![(b.address(), DialError::Refused(Refusal::NameTaken))]);
     until("the refusal is told", || !node.0.lock().is_empty()).await;
     assert_eq!(*node.0.lock(), vec![("a".to_string(), Incident::Refused(Refusal::NameTaken))]);
-    to_b.push([framed(b"still here")], 1);
+    to_b.link.send([framed(b"still here")], 1);
     assert_eq!(input.frames(1).await, vec![b"still here".to_vec()]);
 }
 
