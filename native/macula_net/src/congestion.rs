@@ -1,7 +1,7 @@
 //! Congestion control that starts afresh when a link takes another path.
 //!
-//! It is CUBIC, with a bound: what would only wait on the path waits at the sender, where each stream has
-//! a queue of its own (`macula_core::path::bound`).
+//! It is CUBIC, and bounded when several streams send: what would only wait on the path waits at the
+//! sender then, where each stream has a queue of its own (`macula_core::path::bound`).
 //!
 //! What was learned of the capacity of one path says nothing of another, and packets that were lost
 //! on the former one are no sign of congestion on this one, nor do those that are still unacknowledged
@@ -13,7 +13,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use macula_core::path::bound::Bound;
@@ -45,6 +45,27 @@ impl Epoch {
     }
 }
 
+/// Whether several streams of one connection have something to send: then none of them is to fill the
+/// path. One alone may; a bound would only have it wait for acknowledgements more often.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Company(Arc<AtomicBool>);
+
+impl Company {
+    /// That of the streams of a connection.
+    pub(crate) fn of(connection: &quinn::Connection) -> Company {
+        let controller = connection.congestion_state().into_any();
+        match controller.downcast::<PathCubic>() {
+            Ok(controller) => controller.company.clone(),
+            Err(_) => Company::default(),
+        }
+    }
+
+    /// Says that there are several, or one.
+    pub(crate) fn set(&self, several: bool) {
+        self.0.store(several, Relaxed);
+    }
+}
+
 /// Makes the congestion control of links: CUBIC (RFC 9438), anew for each path.
 #[derive(Debug, Default)]
 pub(crate) struct PathCubicConfig(Arc<CubicConfig>);
@@ -55,6 +76,7 @@ impl ControllerFactory for PathCubicConfig {
             inner: self.0.clone().build(now, mtu),
             config: self.0.clone(),
             epoch: Epoch::default(),
+            company: Company::default(),
             bound: Bound::default(),
             seen: 0,
             began: now,
@@ -70,6 +92,7 @@ struct PathCubic {
     inner: Box<dyn Controller>,
     config: Arc<CubicConfig>,
     epoch: Epoch,
+    company: Company,
     bound: Bound,
     /// The epoch that `inner` and `bound` are of, and when it began.
     seen: u64,
@@ -86,8 +109,8 @@ impl PathCubic {
     /// Bytes that may be under way at once on this path.
     fn room(&self) -> u64 {
         if self.epoch.0.load(Relaxed) == self.seen {
-            let window = self.inner.window();
-            self.bound.bytes().map_or(window, |bound| window.min(bound)) + self.left_behind
+            let bound = self.bound.bytes().filter(|_| self.company.0.load(Relaxed));
+            self.inner.window().min(bound.unwrap_or(u64::MAX)) + self.left_behind
         } else {
             self.inner.initial_window() + self.in_flight
         }
@@ -179,6 +202,7 @@ impl Controller for PathCubic {
             inner: self.inner.clone_box(),
             config: self.config.clone(),
             epoch: self.epoch.clone(),
+            company: self.company.clone(),
             ..*self
         })
     }

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use macula_core::dist::brake::{Brake, Queued, Taken};
@@ -20,12 +20,16 @@ use quinn::SendStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::congestion::Company;
 use crate::hops::{self, Hop};
 use crate::link::{LinkState, SendState};
 use crate::queue::{Queue, TICK};
 
 /// The control stream goes before the lanes: ticks are on it, and what all lanes wait for.
 const CONTROL_PRIORITY: i32 = 1;
+
+/// Lanes that have something to send within so long are in each other's way.
+const COMPANY: Duration = Duration::from_millis(50);
 
 /// Which stream a frame goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,7 +270,7 @@ async fn drained(outlet: &Outlet, mut lanes: JoinHandle<()>, patience: Duration)
 /// Writes all lanes. One task for all of them: what is to go at the same time is then in the same
 /// packets, as QUIC's own task runs only after it.
 async fn write_lanes(link: Arc<LinkState>) {
-    let mut lanes = Writing::default();
+    let mut lanes = Writing::new(Company::of(link.connection()));
     while let Some(opening) = poll_fn(|cx| lanes.poll(&link, cx)).await {
         let Ok(mut stream) = link.connection().open_uni().await else {
             return;
@@ -285,14 +289,37 @@ async fn write_lanes(link: Arc<LinkState>) {
 }
 
 /// The lanes' streams, with what is to be written to each.
-#[derive(Default)]
 struct Writing {
     streams: HashMap<u16, (SendStream, VecDeque<Bytes>)>,
     /// Those with something to write.
     busy: Vec<u16>,
+    company: Company,
+    /// Since when it is noted who writes, and the lane that did.
+    noted: (Instant, Option<u16>),
+    several: bool,
 }
 
 impl Writing {
+    fn new(company: Company) -> Writing {
+        let (streams, busy) = (HashMap::new(), Vec::new());
+        Writing { streams, busy, company, noted: (Instant::now(), None), several: false }
+    }
+
+    /// Notes that a lane has something to write.
+    fn note(&mut self, lane: u16) {
+        let (since, known) = &mut self.noted;
+        let other = *known.get_or_insert(lane) != lane;
+        if other {
+            self.several = true;
+            self.company.set(true);
+        }
+        if since.elapsed() > COMPANY {
+            self.company.set(self.several);
+            self.noted = (Instant::now(), None);
+            self.several = false;
+        }
+    }
+
     /// Writes what there is room for. Ready with a lane that is to be opened first, or with none when the
     /// link is closing and all is written, or lost.
     fn poll(&mut self, link: &LinkState, cx: &mut Context<'_>) -> Poll<Option<Opening>> {
@@ -321,6 +348,7 @@ impl Writing {
                     self.busy.push(lane);
                 }
                 rest.extend(chunks);
+                self.note(lane);
             }
         }
     }
