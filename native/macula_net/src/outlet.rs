@@ -142,8 +142,7 @@ impl Outlet {
     pub(crate) fn close(&self) {
         let mut lanes = self.lanes.lock();
         lanes.closing = true;
-        lanes.wake();
-        drop(lanes);
+        wake(lanes);
         self.control.close();
     }
 }
@@ -207,8 +206,7 @@ impl<'a> Batch<'a> {
                 Stream::Lane(lane) => lanes.fill(lane, chunks),
             }
         }
-        lanes.wake();
-        drop(lanes);
+        wake(lanes);
         let state = match (taken, queued.pause) {
             (false, _) => SendState::Closed,
             (true, true) => SendState::Wait,
@@ -231,11 +229,14 @@ impl Waiting {
         }
         waiting.extend(chunks);
     }
+}
 
-    fn wake(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.wake();
-        }
+/// Has the writer look, who needs the lock for that.
+fn wake(mut waiting: MutexGuard<'_, Waiting>) {
+    let writer = waiting.writer.take();
+    drop(waiting);
+    if let Some(writer) = writer {
+        writer.wake();
     }
 }
 
