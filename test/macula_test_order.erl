@@ -7,7 +7,7 @@
 -export([receivers/1, senders/2, child/2]).
 
 %% What each sender does before it ends.
--define(STEPS, 60).
+-define(STEPS, 30).
 %% Every so manieth message is a large one, which goes in fragments.
 -define(LARGE_ONE_IN, 4000).
 -define(LARGE_FROM, 100_000).
