@@ -17,7 +17,7 @@
 %% The signals of an hour are checked by MACULA_STREAMS_SECONDS=3600.
 -define(ORDER_SECONDS, full(60, 5)).
 %% On each node as many senders as receivers.
--define(ORDER_PROCESSES, full(1000, 300)).
+-define(ORDER_PROCESSES, full(1000, 250)).
 
 %% One message of those that fill a stream.
 -define(BULK, 16 bsl 20).
