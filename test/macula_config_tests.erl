@@ -9,6 +9,7 @@ defaults_test() ->
                         interface => {any, default},
                         advertise => {undefined, default},
                         threads => {max(1, min(8, erlang:system_info(schedulers_online) div 4)), default},
+                        dist_streams => {64, default},
                         peers => {#{}, default},
                         select => {[], default},
                         mesh => {undefined, default},
@@ -71,6 +72,12 @@ peers_test() ->
     ?assertMatch({ok, #{peers := {#{'b@h' := {{192, 0, 2, 7}, 4433}}, {app_env, macula, peers}}}},
                  resolve(#{macula => #{peers => #{'b@h' => "192.0.2.7:4433"}}})).
 
+%% Streams.
+
+dist_streams_test_() ->
+    [?_assertMatch({ok, #{dist_streams := {N, {app_env, macula, dist_streams}}}},
+                   resolve(#{macula => #{dist_streams => N}})) || N <- [1, 64, 255]].
+
 %% Carriers.
 
 select_test_() ->
@@ -109,6 +116,11 @@ bad_option_test_() ->
              {dist(#{interface => "eth0"}), interface, ip_address, "eth0"},
              {dist(#{advertise => "x"}), advertise, address, "x"},
              {dist(#{threads => 0}), threads, {integer, 1, 1024}, 0},
+             {#{macula => #{dist_stream => 1}}, dist_stream, {did_you_mean, dist_streams}, 1},
+             {#{macula => #{dist_streams => 0}}, dist_streams, {integer, 1, 255}, 0},
+             {#{macula => #{dist_streams => 256}}, dist_streams, {integer, 1, 255}, 256},
+             {#{macula => #{dist_streams => 64.0}}, dist_streams, {integer, 1, 255}, 64.0},
+             {#{macula => #{dist_streams => all}}, dist_streams, {integer, 1, 255}, all},
              {#{os_env => #{"MACULA_DIST_PORT" => "x"}}, "MACULA_DIST_PORT", {integer, 0, 65535}, "x"},
              {#{kernel => #{macula_dist_port => x}}, macula_dist_port, {integer, 0, 65535}, x},
              {dist(#{tls_verify => x}), tls_verify, {one_of, [none, verify_peer]}, x},

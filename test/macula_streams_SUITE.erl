@@ -1,0 +1,306 @@
+%% Many streams between two nodes: the order of signals, and that who waits for room on one stream holds up nobody else and
+%% goes on in the end, whatever happens meanwhile.
+-module(macula_streams_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, init_per_group/2, end_per_group/2,
+         end_per_testcase/2]).
+-export([order/1, bulk_waits_alone/1]).
+-export([peer_killed/1, disconnected/1, bridge_killed/1, senders_end/1, suspended_by_others_too/1, code_changes/1,
+         nosuspend/1, async_senders/1, single_stream/1]).
+
+-import(macula_test_node, [start/1, start/2, call/2, call/3, call/4, cast/2, name/1, connect/2, full/2, unique/1,
+                           wait_until/1]).
+-import(macula_test_mesh, [node_on/2]).
+
+%% The signals of an hour are checked by MACULA_STREAMS_SECONDS=3600.
+-define(ORDER_SECONDS, full(60, 5)).
+%% On each node as many senders as receivers.
+-define(ORDER_PROCESSES, full(1000, 250)).
+
+%% One message of those that fill a stream.
+-define(BULK, 16 bsl 20).
+%% As in macula_core::dist::credit: beyond it the emulator is not drained; a batch of ours comes on top.
+-define(LINK_HIGH, (16 bsl 20)).
+-define(BATCH, (1 bsl 20)).
+-define(CALLS_MS, full(10_000, 2_000)).
+%% Half a dozen was measured; with all in one stream it is over a hundred.
+-define(CALLS_RATIO, 20).
+
+suite() ->
+    [{timetrap, {minutes, 5}}].
+
+all() ->
+    [{group, bad_link}, {group, waiting}].
+
+groups() ->
+    [{bad_link, [order, bulk_waits_alone]},
+     {waiting, [peer_killed, disconnected, bridge_killed, senders_end, suspended_by_others_too, code_changes, nosuspend,
+                async_senders, single_stream]}].
+
+init_per_suite(Config) -> Config.
+
+end_per_suite(_) -> ok.
+
+init_per_group(bad_link, Config) ->
+    case netlab:requires() of
+        ok -> Config;
+        Skip -> Skip
+    end;
+init_per_group(_, Config) ->
+    Config.
+
+end_per_group(_, _) -> ok.
+
+end_per_testcase(_, Config) ->
+    macula_test_node:stop_all(),
+    netlab:stop_all(Config).
+
+%%% Order
+
+%% 20 ms each way, lost and late packets: streams overtake each other all the time. More packets that are late would be
+%% taken for lost, and so little would be sent that they would not overtake anything.
+order(_) ->
+    Seconds = setting("MACULA_STREAMS_SECONDS", ?ORDER_SECONDS),
+    Seed = setting("MACULA_STREAMS_SEED", erlang:system_time(millisecond)),
+    ct:timetrap({seconds, Seconds + 300}),
+    ct:pal("seed ~b: MACULA_STREAMS_SEED=~b repeats it", [Seed, Seed]),
+    Lab = netlab:start(wan, #{seed => Seed, delay => 20, loss => 0.01, reorder => 0.01}),
+    [A, B] = Nodes = [node_on(Lab, Host) || Host <- [a, b]],
+    connect(A, B),
+    NodeB = name(B),
+    Run = fun() -> macula_test_order:run(NodeB, Seed, ?ORDER_PROCESSES, Seconds) end,
+    {Waves, Signals} = call(A, Run, infinity),
+    ct:pal("~b signals in ~b waves", [Signals, Waves]),
+    [?assertMatch([_], call(Node, fun macula:links/0)) || Node <- Nodes].
+
+setting(Name, Default) ->
+    case os:getenv(Name) of
+        false -> Default;
+        Text -> list_to_integer(Text)
+    end.
+
+%%% Who waits
+
+%% 20 Mbit/s: a large message takes seven seconds.
+bulk_waits_alone(_) ->
+    Lab = netlab:start(wan, #{delay => 5, loss => 0, rate => 20}),
+    [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
+    connect(A, B),
+    NodeB = name(B),
+    Calls = fun() -> calls(NodeB, ?CALLS_MS) end,
+    Alone = call(A, Calls),
+    Sink = sink(B),
+    Bulk = [bulk(A, Sink, []) || _ <- lists:seq(1, 4)],
+    wait_until(fun() -> lists:all(fun(Pid) -> is_held(A, Pid) end, Bulk) end),
+    Beside = call(A, Calls),
+    [#{queue := Queue}] = call(A, fun macula:links/0),
+    ct:pal("~b calls, beside bulk ~b; ~b bytes wait", [Alone, Beside, Queue]),
+    ?assert(Beside * ?CALLS_RATIO > Alone),
+    ?assert(Queue < ?LINK_HIGH + ?BATCH).
+
+%% How many calls of one process after the other are answered in a time.
+calls(Node, Ms) ->
+    calls(Node, erlang:monotonic_time(millisecond) + Ms, 0).
+
+calls(Node, Until, Count) ->
+    case erlang:monotonic_time(millisecond) < Until of
+        true ->
+            Node = erpc:call(Node, erlang, node, []),
+            calls(Node, Until, Count + 1);
+        false ->
+            Count
+    end.
+
+%%% Nobody waits for ever
+
+peer_killed(_) ->
+    {A, B, _, Bulk} = held(4),
+    macula_test_node:kill(B),
+    all_go_on(A, Bulk).
+
+disconnected(_) ->
+    {A, B, _, Bulk} = held(4),
+    true = call(A, erlang, disconnect_node, [name(B)]),
+    all_go_on(A, Bulk).
+
+bridge_killed(_) ->
+    {A, _, _, Bulk} = held(4),
+    true = call(A, fun() -> exit(bridge(), kill) end),
+    all_go_on(A, Bulk).
+
+%% Senders that end, and are ended, while they wait; those that do not end go on.
+senders_end(_) ->
+    {A, B, Sink, [Killed, Shut, Other]} = held(3),
+    NodeB = name(B),
+    Traps = cast(A, fun() -> process_flag(trap_exit, true), send_on(Sink, []) end),
+    Last = cast(A, fun() -> Sink ! rand:bytes(?BULK) end),
+    wait_until(fun() -> is_held(A, Traps) andalso is_held(A, Last) end),
+    true = call(A, erlang, exit, [Killed, kill]),
+    [true = call(A, erlang, exit, [Pid, shutdown]) || Pid <- [Shut, Traps]],
+    wait_until(fun() -> not is_alive(A, Killed) andalso not is_alive(A, Shut) end),
+    [?assert(is_alive(A, Pid)) || Pid <- [Traps, Other]],
+    macula_test_node:signal(B, "CONT"),
+    wait_until(fun() -> not is_alive(A, Last) end),
+    all_go_on(A, [Traps, Other]),
+    wait_until(fun() -> lists:member({exit, shutdown}, dictionary(A, Traps)) end),
+    ?assertEqual(pong, call(A, net_adm, ping, [NodeB])),
+    ?assertMatch([_], call(A, fun macula:links/0)).
+
+%% What others suspend stays so until they resume it, and then goes on.
+suspended_by_others_too(_) ->
+    {A, B, _, [Bulk, Other]} = held(2),
+    Debugger = cast(A, fun() ->
+                           true = erlang:suspend_process(Bulk),
+                           register(debugger, self()),
+                           receive resume -> true = erlang:resume_process(Bulk) end,
+                           receive never -> ok end
+                       end),
+    wait_until(fun() -> call(A, erlang, whereis, [debugger]) =/= undefined end),
+    macula_test_node:signal(B, "CONT"),
+    all_go_on(A, [Other]),
+    wait_until(fun() -> not is_held(A, Bulk) end),
+    Before = sent(A, Bulk),
+    timer:sleep(300),
+    ?assertEqual({status, suspended}, call(A, erlang, process_info, [Bulk, status])),
+    ?assertEqual(Before, sent(A, Bulk)),
+    _ = call(A, erlang, send, [Debugger, resume]),
+    all_go_on(A, [Bulk]).
+
+%% The module is loaded anew, so often that nothing of the first one is left.
+code_changes(_) ->
+    {A, B, _, Bulk} = held(2),
+    Bridge = call(A, fun bridge/0),
+    [begin
+         _ = call(A, code, purge, [macula_dist_brake]),
+         {module, _} = call(A, code, load_file, [macula_dist_brake])
+     end || _ <- [1, 2, 3]],
+    macula_test_node:signal(B, "CONT"),
+    all_go_on(A, Bulk),
+    ?assertEqual(Bridge, call(A, fun bridge/0)).
+
+%% Who would rather not wait goes on, too, beside those that wait.
+nosuspend(_) ->
+    {A, B, Sink, Bulk} = held(2),
+    Unwilling = bulk(A, Sink, [nosuspend]),
+    wait_until(fun() -> is_held(A, Unwilling) end),
+    macula_test_node:signal(B, "CONT"),
+    all_go_on(A, [Unwilling | Bulk]).
+
+%% Who sends without waiting, as far as it goes, takes no more memory of the link than all others, and hangs no one.
+async_senders(_) ->
+    {A, B, Sink, Bulk} = held(2),
+    case call(A, fun is_async_known/0) of
+        false ->
+            {skip, "process_flag(async_dist, true) came with OTP 25.3"};
+        true ->
+            Asyncs = [cast(A, fun() -> send_async(Sink) end) || _ <- [1, 2]],
+            timer:sleep(1000),
+            [#{queue := Queue}] = call(A, fun macula:links/0),
+            ?assert(Queue < ?LINK_HIGH + ?BATCH),
+            macula_test_node:signal(B, "CONT"),
+            all_go_on(A, Bulk),
+            wait_until(fun() -> not lists:any(fun(Pid) -> is_alive(A, Pid) end, Asyncs) end)
+    end.
+
+%% A link has lanes when both nodes want them; without, its signals are in order, and the emulator alone has its
+%% senders wait.
+single_stream(_) ->
+    [without_lanes(start(unique("a"), Options), start(unique("b"), Others))
+     || {Options, Others} <- [{one_stream(), #{}}, {#{}, one_stream()}]].
+
+one_stream() ->
+    #{args => ["-macula", "dist_streams", "1"]}.
+
+without_lanes(A, B) ->
+    connect(A, B),
+    NodeB = name(B),
+    Seed = erlang:system_time(millisecond),
+    Run = fun() -> macula_test_order:run(NodeB, Seed, 100, 0) end,
+    ?assertMatch({1, _}, call(A, Run)),
+    Sink = sink(B),
+    macula_test_node:signal(B, "STOP"),
+    Bulk = bulk(A, Sink, [noconnect]),
+    wait_until(fun() -> call(A, erlang, process_info, [Bulk, status]) =:= {status, suspended} end),
+    ?assertNot(is_held(A, Bulk)),
+    macula_test_node:signal(B, "CONT"),
+    all_go_on(A, [Bulk]).
+
+%%% Help
+
+%% Two nodes, the second of them stopped, and so many processes of the first one that wait for it.
+held(Count) ->
+    A = start(unique("a")),
+    B = start(unique("b")),
+    connect(A, B),
+    Sink = sink(B),
+    macula_test_node:signal(B, "STOP"),
+    Bulk = [bulk(A, Sink, [noconnect]) || _ <- lists:seq(1, Count)],
+    wait_until(fun() -> lists:all(fun(Pid) -> is_held(A, Pid) end, Bulk) end),
+    [?assertEqual({status, suspended}, call(A, erlang, process_info, [Pid, status])) || Pid <- Bulk],
+    %% Others do not wait.
+    ok = call(A, fun() -> lists:foreach(fun(N) -> Sink ! N end, lists:seq(1, 100)) end, 30_000),
+    {A, B, Sink, Bulk}.
+
+sink(Node) ->
+    cast(Node, fun swallow/0).
+
+swallow() ->
+    receive _ -> swallow() end.
+
+%% A process that sends for ever.
+bulk(Node, Sink, Options) ->
+    cast(Node, fun() -> send_on(Sink, Options) end).
+
+send_on(Sink, Options) ->
+    send_on(Sink, Options, rand:bytes(?BULK), 1).
+
+send_on(Sink, Options, Data, Count) ->
+    %% So that one whose peer is gone does not spin.
+    erlang:send(Sink, Data, Options) =:= ok orelse timer:sleep(1),
+    put(sent, Count),
+    receive
+        {'EXIT', _, Reason} -> put(exit, Reason)
+    after 0 -> ok
+    end,
+    send_on(Sink, Options, Data, Count + 1).
+
+is_async_known() ->
+    try
+        is_boolean(process_flag(async_dist, false))
+    catch
+        error:badarg -> false
+    end.
+
+send_async(Sink) ->
+    _ = process_flag(async_dist, true),
+    Data = rand:bytes(1 bsl 20),
+    lists:foreach(fun(_) -> Sink ! Data end, lists:seq(1, 64)).
+
+%% Of the only link there is.
+bridge() ->
+    [{_, Bridge, _, _}] = supervisor:which_children(macula_dist_bridge_sup),
+    Bridge.
+
+%% Whether the link has it wait; it alone, not what the emulator has wait at its own mark.
+is_held(Node, Pid) ->
+    call(Node, fun() ->
+                   {suspending, Suspended} = process_info(bridge(), suspending),
+                   lists:keymember(Pid, 1, Suspended)
+               end).
+
+is_alive(Node, Pid) ->
+    call(Node, erlang, is_process_alive, [Pid]).
+
+dictionary(Node, Pid) ->
+    {dictionary, Dictionary} = call(Node, erlang, process_info, [Pid, dictionary]),
+    Dictionary.
+
+sent(Node, Pid) ->
+    proplists:get_value(sent, dictionary(Node, Pid), 0).
+
+%% Each of them sends something that it had not sent before.
+all_go_on(Node, Bulk) ->
+    Before = [{Pid, sent(Node, Pid)} || Pid <- Bulk],
+    wait_until(fun() -> lists:all(fun({Pid, Sent}) -> sent(Node, Pid) > Sent end, Before) end).
