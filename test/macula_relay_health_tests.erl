@@ -23,7 +23,7 @@ health() ->
     [ok = gen_tcp:close(Socket) || Socket <- Mute],
     %% One that cannot be had is named, and takes no relay's port with it.
     ok = macula:stop_relay(),
-    {ok, Taken} = gen_tcp:listen(Port, [{ip, {127, 0, 0, 1}}, {reuseaddr, true}]),
+    Taken = take(Port, 20),
     ?assertEqual({error, {port_in_use, Port}}, macula:start_relay(#{port => Port, health => Port})),
     ok = gen_tcp:close(Taken),
     ok = macula:start_relay(#{port => Port, health => Port, realms => #{<<"r">> => open}}),
@@ -53,4 +53,11 @@ rest(Socket) ->
     case gen_tcp:recv(Socket, 0, 20_000) of
         {ok, Some} -> <<Some/binary, (rest(Socket))/binary>>;
         {error, closed} -> <<>>
+    end.
+
+%% The system may hold on to it for a moment, for one of the connections that were just closed.
+take(Port, Tries) ->
+    case gen_tcp:listen(Port, [{ip, {127, 0, 0, 1}}, {reuseaddr, true}]) of
+        {ok, Socket} -> Socket;
+        {error, eaddrinuse} when Tries > 0 -> timer:sleep(100), take(Port, Tries - 1)
     end.
