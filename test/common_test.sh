@@ -16,10 +16,10 @@ if ! unshare -n ip link set lo up 2>/dev/null; then
     exec rebar3 ct
 fi
 
-# lane NAME SUITES
+# lane NAME SUITES: what a shell starts in the background ignores interrupts, and so would every node of the tests.
 lane() {
     # shellcheck disable=SC2016 # the inner shell expands it
-    unshare -n sh -c 'ip link set lo up && exec rebar3 ct --logdir "$1" --suite "$2"' lane "$logs/$1" "$2"
+    env --default-signal=INT,QUIT unshare -n sh -c 'ip link set lo up && exec rebar3 ct --logdir "$1" --suite "$2"' lane "$logs/$1" "$2"
 }
 
 suites_of_first=
