@@ -31,12 +31,7 @@ pub(crate) struct Epoch(Arc<AtomicU64>);
 impl Epoch {
     /// The epoch of a connection that [`PathCubicConfig`] is the congestion control of.
     pub(crate) fn of(connection: &quinn::Connection) -> Epoch {
-        let controller = connection.congestion_state().into_any();
-        match controller.downcast::<PathCubic>() {
-            Ok(controller) => controller.epoch.clone(),
-            // Another controller never hears of a change.
-            Err(_) => Epoch::default(),
-        }
+        shared_with(connection, |controller| controller.epoch.clone())
     }
 
     /// The connection's packets take another path from now on.
@@ -53,17 +48,19 @@ pub(crate) struct Company(Arc<AtomicBool>);
 impl Company {
     /// That of the streams of a connection.
     pub(crate) fn of(connection: &quinn::Connection) -> Company {
-        let controller = connection.congestion_state().into_any();
-        match controller.downcast::<PathCubic>() {
-            Ok(controller) => controller.company.clone(),
-            Err(_) => Company::default(),
-        }
+        shared_with(connection, |controller| controller.company.clone())
     }
 
     /// Says that there are several, or one.
     pub(crate) fn set(&self, several: bool) {
         self.0.store(several, Relaxed);
     }
+}
+
+/// What the congestion control of a connection shares. Another one than ours never hears of anything.
+fn shared_with<T: Default>(connection: &quinn::Connection, pick: impl Fn(&PathCubic) -> T) -> T {
+    let controller = connection.congestion_state().into_any();
+    controller.downcast_ref().map(pick).unwrap_or_default()
 }
 
 /// Makes the congestion control of links: CUBIC (RFC 9438), anew for each path.
@@ -109,7 +106,8 @@ impl PathCubic {
     /// Bytes that may be under way at once on this path.
     fn room(&self) -> u64 {
         if self.epoch.0.load(Relaxed) == self.seen {
-            let bound = self.bound.bytes().filter(|_| self.company.0.load(Relaxed));
+            // Asked for each packet: the bound is worked out only where it counts.
+            let bound = self.company.0.load(Relaxed).then(|| self.bound.bytes()).flatten();
             self.inner.window().min(bound.unwrap_or(u64::MAX)) + self.left_behind
         } else {
             self.inner.initial_window() + self.in_flight

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use macula_core::dist::brake::{Brake, Queued, Taken};
 use macula_core::dist::frame;
-use macula_core::dist::lane::{MARKER, Opening};
+use macula_core::dist::lane::{FENCE_PREFIX, MARKER, Opening};
 use macula_core::dist::lanes::{Lanes, Place};
 use macula_core::dist::signal::Sender;
 use parking_lot::{Mutex, MutexGuard};
@@ -30,6 +30,12 @@ const CONTROL_PRIORITY: i32 = 1;
 
 /// Lanes that have something to send within so long are in each other's way.
 const COMPANY: Duration = Duration::from_millis(50);
+
+/// Bytes around a fenced frame.
+const FENCED: usize = frame::HEADER + FENCE_PREFIX;
+
+/// Where what is not on any lane goes.
+const CONTROL: Place = Place::Fence { lanes: 0 };
 
 /// Which stream a frame goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +93,7 @@ pub struct Batch<'a> {
     sorter: Option<MutexGuard<'a, Lanes>>,
     openings: Vec<Opening>,
     frames: u64,
-    queued: Queued,
+    pause: bool,
     suspend: Vec<Sender>,
 }
 
@@ -110,11 +116,7 @@ impl Outlet {
         let bytes = chunks.iter().map(Bytes::len).sum();
         // Counted first: what is queued may be written at once.
         let pause = self.brake.lock().queued(&CONTROL, bytes).pause;
-        match (self.control.push(chunks), pause) {
-            (false, _) => SendState::Closed,
-            (true, true) => SendState::Wait,
-            (true, false) => SendState::Ready,
-        }
+        send_state(self.control.push(chunks), pause)
     }
 
     /// Adds a tick, ahead of whatever waits. False when the link is closing.
@@ -147,14 +149,11 @@ impl Outlet {
     }
 }
 
-/// Where what is not on any lane goes.
-const CONTROL: Place = Place::Fence { lanes: 0 };
-
 impl<'a> Batch<'a> {
     pub(crate) fn new(link: &'a Arc<LinkState>) -> Batch<'a> {
         let sorter = link.outlet.sorter.as_ref().map(Mutex::lock);
-        let (openings, queued, suspend) = (Vec::new(), Queued::default(), Vec::new());
-        Batch { link, sorter, openings, frames: 0, queued, suspend }
+        let (openings, suspend) = (Vec::new(), Vec::new());
+        Batch { link, sorter, openings, frames: 0, pause: false, suspend }
     }
 
     /// Which way the next frame goes, that has these parts, `size` bytes in all.
@@ -185,12 +184,12 @@ impl<'a> Batch<'a> {
     fn count(&mut self, place: &Place, bytes: usize) {
         let Queued { suspend, pause } = self.link.outlet.brake.lock().queued(place, bytes);
         self.suspend.extend(suspend);
-        self.queued.pause = pause;
+        self.pause = pause;
     }
 
     /// Sends what was placed: for each stream the chunks of its frames, markers included.
     pub fn send(self, chunks: impl IntoIterator<Item = (Stream, Vec<Bytes>)>) -> Sent {
-        let Batch { link, sorter, openings, frames, queued, suspend } = self;
+        let Batch { link, sorter, openings, frames, pause, suspend } = self;
         link.counters.msgs_out.fetch_add(frames, Relaxed);
         let outlet = &link.outlet;
         if sorter.is_none() {
@@ -207,17 +206,17 @@ impl<'a> Batch<'a> {
             }
         }
         wake(lanes);
-        let state = match (taken, queued.pause) {
-            (false, _) => SendState::Closed,
-            (true, true) => SendState::Wait,
-            (true, false) => SendState::Ready,
-        };
-        Sent { state, suspend }
+        Sent { state: send_state(taken, pause), suspend }
     }
 }
 
-/// Bytes around a fenced frame.
-const FENCED: usize = frame::HEADER + macula_core::dist::lane::FENCE_PREFIX;
+fn send_state(taken: bool, pause: bool) -> SendState {
+    match (taken, pause) {
+        (false, _) => SendState::Closed,
+        (true, true) => SendState::Wait,
+        (true, false) => SendState::Ready,
+    }
+}
 
 impl Waiting {
     fn fill(&mut self, lane: u16, chunks: Vec<Bytes>) {
