@@ -204,7 +204,7 @@ impl World {
     fn pass_on(&mut self) {
         for to in &TAGS[1..] {
             let datagram = [&packet::header(to, &TAGS[0])[..], b"sealed"].concat();
-            let decision = self.relay.forward(self.now, NODE, &datagram);
+            let decision = self.relay.forwarder(self.now, NODE).forward(&datagram);
             let is_up = |id: &Id| self.peers.contains(&Some(*id));
             let at = self.known.iter().filter(|((_, tag), _)| tag == to);
             let at: Vec<_> =

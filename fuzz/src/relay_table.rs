@@ -114,7 +114,7 @@ impl World {
             _ => {
                 let len = choices.next();
                 // Nobody holds a tag that was not claimed.
-                let decision = self.relay.forward(self.now, id, &choices.take(len));
+                let decision = self.relay.forwarder(self.now, id).forward(&choices.take(len));
                 assert!(!matches!(decision, Forward::Slow(_)));
             }
         }
@@ -198,6 +198,6 @@ impl World {
             Some(holder) => Forward::To(*holder),
             None => Forward::Nobody(to),
         };
-        assert_eq!(self.relay.forward(self.now, id, &datagram), expected);
+        assert_eq!(self.relay.forwarder(self.now, id).forward(&datagram), expected);
     }
 }

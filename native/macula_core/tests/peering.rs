@@ -210,7 +210,7 @@ impl World {
         let node = self.places[&(relay, id)].node;
         let header = packet::header(&to, &TAGS[name_of(node)]);
         let datagram = [&header[..], b"sealed"].concat();
-        let peer = match self.relays[relay].forward(self.now, id, &datagram) {
+        let peer = match self.relays[relay].forwarder(self.now, id).forward(&datagram) {
             Forward::To(holder) => return Ok((relay, holder)),
             Forward::ToPeer(peer) => peer,
             other => return Err(other),

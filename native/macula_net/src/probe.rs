@@ -3,6 +3,9 @@
 //! QUIC finds out by itself, but the pauses between its probes double (RFC 9002, 6.2.1): what was cut
 //! off for twenty seconds would stand still for up to twenty more.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +25,35 @@ pub(crate) async fn next_datagram(connection: &Connection) -> Result<Bytes, Conn
             return Ok(datagram);
         }
     }
+}
+
+/// The next datagrams that are more than probes: one at least, of those that are there already so many
+/// at most.
+///
+/// # Errors
+/// The connection has ended.
+pub(crate) async fn next_datagrams(
+    connection: &Connection,
+    most: usize,
+    datagrams: &mut Vec<Bytes>,
+) -> Result<(), ConnectionError> {
+    datagrams.push(next_datagram(connection).await?);
+    while datagrams.len() < most
+        && let Some(Ok(next)) = at_once(next_datagram(connection)).await
+    {
+        datagrams.push(next);
+    }
+    Ok(())
+}
+
+/// What comes of `future` without waiting.
+async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Probes one connection.

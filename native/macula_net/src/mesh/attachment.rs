@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use macula_core::mesh::claim::Tag;
 use macula_core::mesh::packet::Packet;
 use macula_core::mesh::record;
@@ -417,13 +418,16 @@ pub(crate) async fn version(
 
 /// Passes what comes through the relay to the tunnels, for as long as the connection lives.
 async fn pass_datagrams(mesh: Arc<Mesh>, relay: usize, connection: Connection) -> RelayError {
+    let mut arena = BytesMut::new();
     loop {
         let datagram = match connection.read_datagram().await {
             Ok(datagram) => datagram,
             Err(error) => return lost(&connection, error),
         };
         match Packet::decode(&datagram) {
-            Some(Packet::Data { to, from, sealed }) => mesh.received(relay, to, from, sealed),
+            Some(Packet::Data { to, from, sealed }) => {
+                mesh.received(relay, to, from, sealed, &mut arena)
+            }
             Some(Packet::Nobody(tag)) => mesh.nobody(relay, tag),
             None => mesh.tunnels.misdirected(),
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::udp::RecvMeta;
 
@@ -25,13 +26,13 @@ pub(crate) struct Inbound {
 
 #[derive(Debug, Default)]
 struct Queue {
-    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    datagrams: VecDeque<(SocketAddr, Bytes)>,
     waker: Option<Waker>,
 }
 
 impl Inbound {
     /// Hands over a datagram of `label`.
-    pub(crate) fn push(&self, label: SocketAddr, datagram: Vec<u8>) {
+    pub(crate) fn push(&self, label: SocketAddr, datagram: Bytes) {
         let mut queue = self.queue.lock();
         if queue.datagrams.len() == WAITING {
             queue.datagrams.pop_front();

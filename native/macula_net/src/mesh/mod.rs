@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use macula_core::keys::{self, LEN};
 use macula_core::mesh::claim::{ClaimKey, Tag};
 use macula_core::mesh::key::MeshKey;
@@ -530,11 +531,11 @@ impl Mesh {
     }
 
     /// Takes a datagram that came through a relay.
-    fn received(&self, relay: usize, to: Tag, from: Tag, sealed: &[u8]) {
+    fn received(&self, relay: usize, to: Tag, from: Tag, sealed: &[u8], arena: &mut BytesMut) {
         let key = self.own.lock().iter().find(|own| own.tag == to).map(|own| own.key.clone());
         match key {
             Some(key) => {
-                let control = self.tunnels.received(relay, (to, from), &key, sealed);
+                let control = self.tunnels.received(relay, (to, from), &key, sealed, arena);
                 if let (Some(control), Some(shared)) = (control, self.shared.upgrade()) {
                     shared.socket.control(Path::Relay(relay), &control);
                 }

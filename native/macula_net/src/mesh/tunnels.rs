@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use macula_core::mesh::claim::Tag;
 use macula_core::mesh::key::{MeshKey, Session};
 use macula_core::mesh::packet::{self, HEADER};
@@ -42,6 +42,9 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// What every leg carries in one piece (RFC 9000, 14), less what is around it there and here.
 pub(crate) const ANY_LEG: usize = 1200 - 40 - HEADER - OVERHEAD;
+
+/// Bytes of the pieces of memory that datagrams are opened in: one for some twenty of them.
+const ARENA: usize = 32 * 1024;
 
 /// No relay: the peer was not heard yet.
 const UNKNOWN: usize = usize::MAX;
@@ -278,15 +281,16 @@ impl Tunnels {
         self.counters.unsent.fetch_add((datagrams.len() - sent) as u64, Relaxed);
     }
 
-    /// Takes what came through a relay from `peer` for the own tag `own`. What is not QUIC's is
-    /// given back.
+    /// Takes what came through a relay from `peer` for the own tag `own`, and opens it in `arena`.
+    /// What is not QUIC's is given back.
     pub(crate) fn received(
         &self,
         relay: usize,
         (own, peer): (Tag, Tag),
         key: &Arc<MeshKey>,
         sealed: &[u8],
-    ) -> Option<Vec<u8>> {
+        arena: &mut BytesMut,
+    ) -> Option<Bytes> {
         let known = self.find(own, peer);
         let tunnel = match &known {
             Some(tunnel) => tunnel.clone(),
@@ -295,7 +299,7 @@ impl Tunnels {
                 Err(_) => return None,
             },
         };
-        let opened = tunnel.open(relay, sealed.to_vec());
+        let opened = tunnel.open(relay, place(sealed, arena));
         match opened {
             // Only what opens, and so comes from a holder of the cookie, makes a tunnel be kept.
             Ok(_) if known.is_none() && self.insert(tunnel.clone()).is_err() => {}
@@ -344,6 +348,15 @@ impl Tunnels {
         ];
         counters.map(|(name, count)| (name, count.load(Relaxed)))
     }
+}
+
+/// A copy of something sealed, to be opened in place: what came belongs to quinn.
+fn place(sealed: &[u8], arena: &mut BytesMut) -> BytesMut {
+    if arena.capacity() < sealed.len() {
+        arena.reserve(ARENA.max(sealed.len()));
+    }
+    arena.extend_from_slice(sealed);
+    arena.split()
 }
 
 fn datagrams<'a>(transmit: &Transmit<'a>) -> Chunks<'a, u8> {
@@ -419,7 +432,7 @@ impl Tunnel {
     }
 
     /// Opens what came through `relay`; a whole datagram, if it is one or completes one.
-    fn open(&self, relay: usize, mut sealed: Vec<u8>) -> Result<Option<Vec<u8>>, OpenError> {
+    fn open(&self, relay: usize, mut sealed: BytesMut) -> Result<Option<Bytes>, OpenError> {
         let mut receiving = self.receiving.lock();
         let Receiving { opener, joiner } = &mut *receiving;
         let (kind, content) = opener.open(&self.key, &mut sealed)?;
@@ -427,11 +440,11 @@ impl Tunnel {
             Kind::Whole => {
                 let end = FRONT + content.len();
                 sealed.truncate(end);
-                sealed.drain(..FRONT);
-                Some(sealed)
+                sealed.advance(FRONT);
+                Some(sealed.freeze())
             }
-            Kind::First => joiner.join(true, content),
-            Kind::Second => joiner.join(false, content),
+            Kind::First => joiner.join(true, content).map(Bytes::from),
+            Kind::Second => joiner.join(false, content).map(Bytes::from),
         };
         drop(receiving);
         self.relay.store(relay, Relaxed);

@@ -1,6 +1,7 @@
 //! A relay: nodes attach to it and reach each other through it by tag, and through its peers. It
 //! forwards what it cannot read; `macula_core::relay` decides where.
 
+mod forward;
 mod peer;
 
 use std::collections::HashMap;
@@ -8,14 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use macula_core::keys::LEN;
-use macula_core::mesh::packet;
 use macula_core::relay::between::Between;
-use macula_core::relay::limits::{self, Bucket, Limits};
+use macula_core::relay::limits::{Bucket, Limits};
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay};
 use macula_core::relay::pressure::Rates;
-use macula_core::relay::table::{self, Access, Action, Clock, Forward, Id, Relay, Stranger, Token};
+use macula_core::relay::table::{self, Access, Action, Clock, Id, Relay, Stranger, Token};
 use macula_core::secret::Secret;
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -29,7 +28,7 @@ use crate::endpoint::Shared;
 use crate::framing;
 use crate::mesh::RelayUrl;
 use crate::socket::from_label;
-use crate::{probe, tls, transport};
+use crate::{tls, transport};
 
 pub use peer::{PeerInfo, PeerState};
 
@@ -154,6 +153,12 @@ impl Attached {
         let now = transport::DATAGRAM_QUEUE.saturating_sub(room) as u64;
         self.note(now, of_all);
         now
+    }
+
+    fn say(&self, message: Outgoing) {
+        if self.messages.try_send(message).is_err() {
+            self.connection.close(VarInt::from_u32(0), b"slow");
+        }
     }
 
     fn note(&self, now: u64, of_all: &AtomicU64) {
@@ -452,72 +457,10 @@ impl RelayService {
         self.authorities.get(realm).is_some_and(|authorities| authorities.judge(shown).is_ok())
     }
 
-    async fn forward(&self, id: Id, connection: &Connection) {
-        while let Ok(datagram) = probe::next_datagram(connection).await {
-            let decision = self.relay.lock().forward(self.began.elapsed(), id, &datagram);
-            match decision {
-                Forward::To(holder) => self.pass_on(holder, datagram),
-                Forward::ToPeer(peer) => self.pass_on_to_peer(peer, datagram),
-                Forward::Silent => drop(self.counters.silent.fetch_add(1, Relaxed)),
-                Forward::Nobody(tag) => {
-                    self.counters.nobody.fetch_add(1, Relaxed);
-                    let answer = Bytes::copy_from_slice(&packet::nobody(&tag));
-                    let _ = connection.send_datagram(answer);
-                }
-                Forward::Slow(tell) => {
-                    self.counters.slowed.fetch_add(1, Relaxed);
-                    if tell {
-                        self.say(id, Outgoing::Message(ToNode::Slowed));
-                    }
-                }
-                Forward::Invalid => drop(self.counters.invalid.fetch_add(1, Relaxed)),
-            }
-        }
-    }
-
-    fn pass_on(&self, holder: Id, datagram: Bytes) {
-        let attached = self.attached.read();
-        let Some(holder) = attached.get(&holder) else {
-            return;
-        };
-        if let Some(memory) = self.memory {
-            let queue = limits::queue(memory, self.waiting.load(Relaxed));
-            let queued = holder.look(&self.waiting) + datagram.len() as u64;
-            if queued > queue {
-                self.counters.full.fetch_add(1, Relaxed);
-                return;
-            }
-            holder.note(queued, &self.waiting);
-        }
-        self.send(&holder.connection, datagram);
-    }
-
     /// There is nobody with this id any more.
     fn forget(&self, id: Id) {
         if let Some(attached) = self.attached.write().remove(&id) {
             attached.note(0, &self.waiting);
-        }
-    }
-
-    fn pass_on_to_peer(&self, peer: Id, datagram: Bytes) {
-        self.counters.to_peers.fetch_add(1, Relaxed);
-        if let Some(connection) = self.peers.connection(peer) {
-            self.send(&connection, datagram);
-        }
-    }
-
-    fn send(&self, connection: &Connection, datagram: Bytes) {
-        let bytes = datagram.len();
-        // The oldest of the queue make room then; the newest are worth more.
-        if connection.datagram_send_buffer_space() < bytes {
-            self.counters.full.fetch_add(1, Relaxed);
-        }
-        match connection.send_datagram(datagram) {
-            Ok(()) => {
-                self.counters.forwarded.fetch_add(1, Relaxed);
-                self.counters.bytes.fetch_add(bytes as u64, Relaxed);
-            }
-            Err(_) => drop(self.counters.too_large.fetch_add(1, Relaxed)),
         }
     }
 
@@ -560,10 +503,8 @@ impl RelayService {
     }
 
     fn say(&self, id: Id, message: Outgoing) {
-        if let Some(attached) = self.attached.read().get(&id)
-            && attached.messages.try_send(message).is_err()
-        {
-            attached.connection.close(VarInt::from_u32(0), b"slow");
+        if let Some(attached) = self.attached.read().get(&id) {
+            attached.say(message);
         }
     }
 }

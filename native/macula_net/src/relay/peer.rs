@@ -14,7 +14,7 @@ use macula_core::relay::between::Between;
 use macula_core::relay::limits::Bucket;
 use macula_core::relay::message::{MAX_MESSAGE, Refusal, ToNode, ToRelay, VERSIONS};
 use macula_core::relay::peering::{Learned, Peering};
-use macula_core::relay::table::{Forward, Heard, Id, Stranger};
+use macula_core::relay::table::{Heard, Id, Stranger};
 use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{AGAIN, Counted, EXPORTER, PATIENCE, RelayService};
 use crate::endpoint::Shared;
 use crate::mesh::{RelayError, RelayUrl, attachment};
-use crate::probe::{self, Probe};
+use crate::probe::Probe;
 use crate::socket::from_label;
 use crate::{framing, tls, transport};
 
@@ -449,25 +449,6 @@ impl RelayService {
             }
         }
         (bytes, true)
-    }
-
-    /// Passes what a peer forwards to the nodes here, until its connection ends.
-    async fn forward_here(&self, id: Id, connection: &Connection) {
-        while let Ok(datagram) = probe::next_datagram(connection).await {
-            let decision = self.relay.lock().forward_here(self.began.elapsed(), id, &datagram);
-            let dropped = match decision {
-                Forward::To(holder) => {
-                    self.counters.from_peers.fetch_add(1, Relaxed);
-                    self.pass_on(holder, datagram);
-                    continue;
-                }
-                // Its withdrawal is on its way to the peer.
-                Forward::Nobody(_) => &self.counters.nobody,
-                Forward::Slow(_) => &self.counters.slowed,
-                Forward::ToPeer(_) | Forward::Silent | Forward::Invalid => &self.counters.invalid,
-            };
-            dropped.fetch_add(1, Relaxed);
-        }
     }
 }
 

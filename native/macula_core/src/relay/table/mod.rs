@@ -8,6 +8,7 @@
 //! one of them ([`super::peering`]). A datagram goes between relays once: what came from a peer is
 //! for those who are attached here, and nobody else.
 
+mod forward;
 mod peers;
 mod trials;
 
@@ -25,10 +26,10 @@ use super::peering::Peers;
 use super::pressure::{Crowds, Rates};
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
-use crate::mesh::packet::Packet;
 use crate::mesh::record::{Attachment as Attached, Record};
 use trials::{Asked, Trial, Why};
 
+pub use forward::{Forward, Forwarder};
 pub use peers::Heard;
 
 /// How long the holder of a tag has to show that it lives when another node claims it: a busy VM
@@ -132,23 +133,6 @@ pub struct Clock {
     pub now: Duration,
     /// Milliseconds since 1970.
     pub wall: u64,
-}
-
-/// What to do with a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forward {
-    /// Pass it on to a node.
-    To(Id),
-    /// Pass it on to a peer.
-    ToPeer(Id),
-    /// Drop it: the peer where it is held does not answer just now. Whoever sent it will ask again.
-    Silent,
-    /// Say that nobody holds the tag.
-    Nobody(Tag),
-    /// Drop it: the node sends more than it may. True: and tell it.
-    Slow(bool),
-    /// Drop it: it cannot be read, or its sender holds neither the tag it names nor any.
-    Invalid,
 }
 
 /// The relay's decisions. Times are since any fixed moment.
@@ -277,36 +261,6 @@ impl Relay {
     /// Ends the attachment of a node whose words cannot be read.
     pub fn malformed(&mut self, id: Id) -> Vec<Action> {
         self.refuse(id, Refusal::Malformed)
-    }
-
-    /// Where a datagram of `id` goes.
-    pub fn forward(&mut self, now: Duration, id: Id, datagram: &[u8]) -> Forward {
-        let Some(Packet::Data { to, from, .. }) = Packet::decode(datagram) else {
-            return Forward::Invalid;
-        };
-        let attachment = self.attachments.get_mut(&id).filter(|a| a.claims.contains(&from));
-        let Some(attachment) = attachment else {
-            return Forward::Invalid;
-        };
-        let realm = attachment.realm.as_ref().and_then(|name| self.realms.get_mut(name));
-        let Some(realm) = realm else {
-            return Forward::Invalid;
-        };
-        let bytes = datagram.len() as u64;
-        if !attachment.meter.has(now, bytes) || !realm.meter.has(now, bytes) {
-            return Forward::Slow(attachment.meter.tells(now));
-        }
-        attachment.meter.take(bytes);
-        realm.meter.take(bytes);
-        if let Some(holder) = realm.holders.get(&to) {
-            return Forward::To(holder.id);
-        }
-        let place = attachment.realm.as_ref().and_then(|name| self.peers.place(now, name, &to));
-        match place {
-            Some(place) if self.peers.answers(place.peer) => Forward::ToPeer(place.peer),
-            Some(_) => Forward::Silent,
-            None => Forward::Nobody(to),
-        }
     }
 
     /// When [`Relay::expire`] has something to do.
@@ -581,7 +535,7 @@ mod tests {
 
     fn forward(relay: &mut Relay, id: Id, from: &str, to: &str) -> Forward {
         let header = packet::header(&KEY.tag(to), &KEY.tag(from));
-        relay.forward(NOW, id, &[&header[..], b"sealed"].concat())
+        relay.forwarder(NOW, id).forward(&[&header[..], b"sealed"].concat())
     }
 
     #[test]
@@ -595,7 +549,7 @@ mod tests {
         assert_eq!(forward(&mut relay, 2, "b", "a"), Forward::To(1));
         assert_eq!(forward(&mut relay, 1, "a", "c"), Forward::Nobody(KEY.tag("c")));
         assert_eq!(forward(&mut relay, 1, "b", "a"), Forward::Invalid);
-        assert_eq!(relay.forward(NOW, 1, b"?"), Forward::Invalid);
+        assert_eq!(relay.forwarder(NOW, 1).forward(b"?"), Forward::Invalid);
         relay.gone(2);
         assert_eq!(forward(&mut relay, 1, "a", "b"), Forward::Nobody(KEY.tag("b")));
         assert_eq!(relay.nodes(), 2);

@@ -1,5 +1,5 @@
-//! A relay among its peers: what they say of tags held at them, what they are told of those held
-//! here, and what they forward.
+//! A relay among its peers: what they say of tags held at them, and what they are told of those held
+//! here.
 
 use std::time::Duration;
 
@@ -7,10 +7,9 @@ use super::super::between::{Announcement, Between};
 use super::super::message::{Refusal, ToNode};
 use super::super::peering::{Learned, Peering};
 use super::trials::{Asked, Trial, Why};
-use super::{Access, Action, Clock, ELSEWHERE_TRIAL, Forward, Holder, Id, Relay, TRIAL};
+use super::{Access, Action, Clock, ELSEWHERE_TRIAL, Holder, Id, Relay, TRIAL};
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
-use crate::mesh::packet::Packet;
 use crate::mesh::record::Record;
 
 impl Relay {
@@ -28,29 +27,6 @@ impl Relay {
     pub fn authorities(&self) -> impl Iterator<Item = &String> {
         let realms = self.config.realms.iter().flatten();
         realms.filter(|(_, access)| **access == Access::Authority).map(|(realm, _)| realm)
-    }
-
-    /// Where a datagram goes that a peer has forwarded: to a node here, or nowhere.
-    pub fn forward_here(&mut self, now: Duration, id: Id, datagram: &[u8]) -> Forward {
-        let Some(Packet::Data { to, from, .. }) = Packet::decode(datagram) else {
-            return Forward::Invalid;
-        };
-        let from = self.peers.place_at(now, id, &from).filter(|_| self.peers.is_up(id));
-        let Some(from) = from else {
-            return Forward::Invalid;
-        };
-        let Some(realm) = self.realms.get_mut(&*from.realm) else {
-            return Forward::Nobody(to);
-        };
-        let bytes = datagram.len() as u64;
-        if !realm.meter.has(now, bytes) {
-            return Forward::Slow(false);
-        }
-        realm.meter.take(bytes);
-        match realm.holders.get(&to) {
-            Some(holder) => Forward::To(holder.id),
-            None => Forward::Nobody(to),
-        }
     }
 
     /// A relay wants to be a peer, or was called and has agreed to be one.
