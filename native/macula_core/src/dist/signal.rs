@@ -56,6 +56,19 @@ pub struct Sender {
     pub creation: u32,
 }
 
+/// `id`, `serial` and `creation`, as they are in a frame.
+type Pid = [u8; 12];
+
+impl From<Pid> for Sender {
+    fn from([a, b, c, d, e, f, g, h, i, j, k, l]: Pid) -> Sender {
+        Sender {
+            id: u32::from_be_bytes([a, b, c, d]),
+            serial: u32::from_be_bytes([e, f, g, h]),
+            creation: u32::from_be_bytes([i, j, k, l]),
+        }
+    }
+}
+
 const VERSION: u8 = 131;
 const WHOLE: u8 = 68;
 const FIRST: u8 = 69;
@@ -90,6 +103,7 @@ pub fn cached_header(frame: &[u8]) -> Option<usize> {
     frame.get(atoms).filter(|atoms| **atoms != 0).map(|_| atoms + 1)
 }
 
+#[inline(always)]
 fn read<'a>(mut frame: Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Signal> {
     match frame.array()? {
         [VERSION, WHOLE] if frame.byte()? == 0 => whole(&mut frame),
@@ -130,7 +144,7 @@ fn whole<'a>(frame: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<S
         Position::Third => frame.skip_term()?,
         Position::Child => return child(frame).map(Signal::SpawnReply),
     }
-    frame.sender().map(Signal::From)
+    frame.pid().map(|pid| Signal::From(pid.into()))
 }
 
 /// Where a control message tells its sender; the operation is element 1.
@@ -178,12 +192,13 @@ fn position(operation: u8) -> Option<Position> {
 /// with what it is an answer to: `{31, Request, Parent, Flags, Child or Reason}`.
 fn child<'a>(frame: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Sender> {
     frame.skip_term()?;
-    let parent = frame.sender()?;
+    let parent = frame.pid()?;
     frame.skip_term()?;
-    Some(frame.sender().unwrap_or(parent))
+    Some(Sender::from(frame.pid().unwrap_or(parent)))
 }
 
-/// Reads terms across the parts of a frame.
+/// Reads terms across the parts of a frame. Every signal passes here: inlined, it takes a third fewer
+/// instructions (`./dev bench core`).
 struct Cursor<'a, P> {
     part: &'a [u8],
     parts: P,
@@ -192,15 +207,15 @@ struct Cursor<'a, P> {
 impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
     #[inline]
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        while self.part.is_empty() {
-            self.part = self.parts.next()?;
-        }
-        match self.part.split_first_chunk() {
-            Some((bytes, rest)) => {
+        loop {
+            if let Some((bytes, rest)) = self.part.split_first_chunk() {
                 self.part = rest;
-                Some(*bytes)
+                return Some(*bytes);
             }
-            None => self.gather(),
+            if !self.part.is_empty() {
+                return self.gather();
+            }
+            self.part = self.parts.next()?;
         }
     }
 
@@ -219,6 +234,7 @@ impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
         self.array().map(|[byte]| byte)
     }
 
+    #[inline(always)]
     fn skip(&mut self, mut bytes: usize) -> Option<()> {
         while bytes > self.part.len() {
             bytes -= self.part.len();
@@ -237,30 +253,29 @@ impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
         }
     }
 
-    /// The pid that follows; none when another term does.
-    fn sender(&mut self) -> Option<Sender> {
-        if self.byte()? != NEW_PID {
+    /// The pid that follows, without its node; none when another term does.
+    #[inline(always)]
+    fn pid(&mut self) -> Option<Pid> {
+        let [NEW_PID, atom @ ..] = self.array::<3>()? else {
             return None;
-        }
-        self.skip_atom()?;
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.array()?;
-        Some(Sender {
-            id: u32::from_be_bytes([a, b, c, d]),
-            serial: u32::from_be_bytes([e, f, g, h]),
-            creation: u32::from_be_bytes([i, j, k, l]),
-        })
+        };
+        let node = self.atom(atom)?;
+        self.skip(node)?;
+        self.array()
     }
 
-    fn skip_atom(&mut self) -> Option<()> {
-        let len = match self.byte()? {
-            SMALL_ATOM_UTF8 => usize::from(self.byte()?),
-            ATOM_UTF8 => usize::from(u16::from_be_bytes(self.array()?)),
-            _ => return None,
-        };
-        self.skip(len)
+    /// The length of the atom that begins with these bytes; what follows is its text.
+    #[inline(always)]
+    fn atom(&mut self, [kind, len]: [u8; 2]) -> Option<usize> {
+        match kind {
+            SMALL_ATOM_UTF8 => Some(usize::from(len)),
+            ATOM_UTF8 => Some(usize::from(u16::from_be_bytes([len, self.byte()?]))),
+            _ => None,
+        }
     }
 
     /// Skips what may stand before a sender: a reference, or an integer.
+    #[inline(always)]
     fn skip_term(&mut self) -> Option<()> {
         match self.byte()? {
             SMALL_INTEGER => self.skip(1),
@@ -271,9 +286,10 @@ impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
                 self.skip(1 + len)
             }
             NEWER_REFERENCE => {
-                let words = usize::from(u16::from_be_bytes(self.array()?));
-                self.skip_atom()?;
-                self.skip(4 + 4 * words)
+                let [high, low, atom @ ..] = self.array::<4>()?;
+                let words = usize::from(u16::from_be_bytes([high, low]));
+                let node = self.atom(atom)?;
+                self.skip(node + 4 + 4 * words)
             }
             _ => None,
         }
