@@ -33,11 +33,11 @@ mode(["quick"]) ->
     #{name => quick, places => [veth, loopback, wan], rounds => 2, ms => 300, bulk_ms => 500, mixed_ms => 1000, slow_ms => 1500, connects => 3,
       idle_links => 6, seconds => #{veth => 40, loopback => 20, wan => 15}};
 mode([]) ->
-    #{name => full, places => [veth, loopback, wan], rounds => 5, ms => 800, bulk_ms => 1200, mixed_ms => 2500, slow_ms => 6000, connects => 8,
+    #{name => full, places => [veth, loopback, wan], rounds => 9, ms => 500, bulk_ms => 800, mixed_ms => 2000, slow_ms => 6000, connects => 4,
       idle_links => 50, seconds => #{veth => 240, loopback => 240, wan => 270}};
 mode(["relay"]) ->
-    #{name => relay, places => [switch, relay_loopback], rounds => 5, ms => 800, bulk_ms => 1200, mixed_ms => 0,
-      slow_ms => 0, connects => 5, idle_links => 0, seconds => #{switch => 120, relay_loopback => 120}};
+    #{name => relay, places => [switch, relay_loopback], rounds => 9, ms => 800, bulk_ms => 1200, mixed_ms => 0,
+      slow_ms => 0, connects => 3, idle_links => 0, seconds => #{switch => 120, relay_loopback => 120}};
 mode(_) ->
     throw({usage, "knows only quick and relay"}).
 
@@ -64,7 +64,7 @@ settings() ->
     #{ebin => filename:absname(?DIR), macula_ebin => Path("macula/ebin"), measured_ebin => Path("measured/ebin"),
       tls_options => bench_cert:write(filename:absname(?DIR)), bare => Path("bare_quic")}.
 
-%%% A place: rounds, in each of which every contender has its turn
+%%% A place: rounds, in each of which every contender has its turn at each load
 
 place(Name, Mode, Settings) ->
     case open(Name) of
@@ -108,7 +108,7 @@ rounds(Round, _, _, _, #{rounds := Rounds}, _) when Round > Rounds ->
     [];
 rounds(Round, Until, Contenders, Place, Mode, Settings) ->
     Before = elapsed(),
-    Turns = [turn(Contender, Round, Place, Mode, Settings) || Contender <- rotated(Round, Contenders)],
+    Turns = round(Round, Contenders, Place, Mode, Settings),
     Took = elapsed() - Before,
     case elapsed() + Took > Until of
         true when Round < map_get(rounds, Mode) ->
@@ -118,20 +118,26 @@ rounds(Round, Until, Contenders, Place, Mode, Settings) ->
             Turns ++ rounds(Round + 1, Until, Contenders, Place, Mode, Settings)
     end.
 
-%% Nobody is always the one to come first, or after the one that heats the processor most.
-rotated(Round, Contenders) ->
-    {Head, Tail} = lists:split((Round - 1) rem length(Contenders), Contenders),
-    Tail ++ Head.
+%%% A round: a pair of each contender, which all have their turn at a load before
+%%% the next one. What else the machine does changes from second to second, and
+%%% so it meets them alike.
 
-%%% A turn: one pair, every load once
-
-turn(#{name := Name, title := Title} = Contender, Round, #{name := PlaceName} = Place, Mode, Settings) ->
-    say("[~3b s] ~ts, round ~b of ~b, ~ts", [round(elapsed()), PlaceName, Round, maps:get(rounds, Mode), Title]),
+round(Round, Contenders, #{name := PlaceName} = Place, Mode, Settings) ->
+    say("[~3b s] ~ts, round ~b of ~b", [round(elapsed()), PlaceName, Round, maps:get(rounds, Mode)]),
     Quiet = #{others_busy => bench_stats:busy_percent(?QUIET_MS)},
-    Measure = fun(Load, Acc) -> load(Load, Contender, Place, Settings, Acc) end,
-    {Pair, Figures} = lists:foldl(Measure, {none, Quiet}, loads(PlaceName, Mode)),
-    stop(Pair),
-    {Name, Figures}.
+    Loads = lists:enumerate(loads(PlaceName, Mode)),
+    Turns = lists:foldl(fun({N, Load}, Turns) -> turns(Load, rotated(Round + N, Turns), Place, Settings) end,
+                        [{Contender, none, Quiet} || Contender <- Contenders], Loads),
+    [begin stop(Pair), {Name, Figures} end || {#{name := Name}, Pair, Figures} <- Turns].
+
+turns({Load, _} = What, Turns, Place, Settings) ->
+    say("        ~ts", [maps:get(title, bench_figures:of_load(Load))]),
+    [turn(What, Turn, Place, Settings) || Turn <- Turns].
+
+%% Nobody is always the one to come first, or after the one that heats the processor most.
+rotated(By, Turns) ->
+    {Head, Tail} = lists:split(By rem length(Turns), Turns),
+    Tail ++ Head.
 
 loads(wan, #{slow_ms := Ms, connects := Connects}) ->
     [{paced, Ms}, {connect, Connects}, {slow_stream, Ms}];
@@ -142,22 +148,22 @@ loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connect
      {mixed, MixedMs}, {mixed_4, MixedMs}, {mixed_32, MixedMs}, {connect, Connects}].
 
 %% A load that fails costs its own figures and the pair, not the run.
-load({Name, _} = Load, Contender, Place, Settings, {Pair0, Figures}) ->
+turn({Name, _} = Load, {#{title := Title} = Contender, Pair0, Figures}, Place, Settings) ->
     case run_load(pair(Pair0, Contender, Place, Settings), Load) of
         {Pair, {ok, none}} ->
-            {Pair, Figures};
+            {Contender, Pair, Figures};
         {Pair, {ok, New}} ->
-            said(Name, New),
-            {Pair, maps:merge(Figures, New)};
+            said(Title, Name, New),
+            {Contender, Pair, maps:merge(Figures, New)};
         {Pair, {error, Reason}} ->
-            say("        ~ts FAILED: ~ts", [Name, Reason]),
+            say("            ~ts FAILED: ~ts", [Title, Reason]),
             stop(Pair),
-            {none, Figures}
+            {Contender, none, Figures}
     end.
 
-said(Load, Figures) ->
-    #{key := Key, title := Title, unit := Unit} = bench_figures:of_load(Load),
-    say("        ~ts ~ts ~ts", [Title, bench_table:number(maps:get(Key, Figures)), Unit]).
+said(Title, Load, Figures) ->
+    #{key := Key, unit := Unit} = bench_figures:of_load(Load),
+    say("            ~ts ~ts ~ts", [Title, bench_table:number(maps:get(Key, Figures)), Unit]).
 
 pair(none, Contender, Place, Settings) -> bench_contender:start(Contender, Place, Settings);
 pair(Pair, _, _, _) -> {ok, Pair}.
@@ -177,10 +183,10 @@ idle(_, _, _, _) ->
     [].
 
 idle_of(#{name := Name, title := Title} = Contender, Count, Place, Settings) ->
-    say("[~3b s] ~b idle links, ~ts", [round(elapsed()), Count, Title]),
+    say("[~3b s] ~b idle links", [round(elapsed()), Count]),
     case bench_idle:measure(Contender, Count, Place, Settings) of
         {ok, Figures} ->
-            said(idle, Figures),
+            said(Title, idle, Figures),
             [{Name, Figures}];
         {error, Reason} ->
             say("        FAILED: ~ts", [Reason]),

@@ -20,9 +20,9 @@ keep(Mode, Places) ->
 
 ratios(#{name := Place, contenders := Contenders}) ->
     #{figures := Ours} = bench_contender:subject(Contenders),
-    [{{Place, Key, Name}, Our / Their}
-     || #{key := Key} <- bench_figures:all(), #{Key := #{median := Our}} <- [Ours],
-        #{name := Name, part := compared, figures := #{Key := #{median := Their}}} <- Contenders, Their > 0].
+    [{{Place, Key, Name}, bench_stats:ratio(Our, Their)}
+     || #{key := Key} <- bench_figures:all(), #{Key := Our} <- [Ours],
+        #{name := Name, part := compared, figures := #{Key := #{median := Median} = Their}} <- Contenders, Median > 0].
 
 -spec main() -> no_return().
 main() ->

@@ -11,7 +11,7 @@ text(#{mode := Mode, otp := Otp, cores := Cores, date := Date, seconds := Second
      [promises(Place) || #{name := Name} = Place <- Places, bench_figures:promises(Name) =/= []]].
 
 place(#{others_busy := #{median := Median, max := Max}} = Place) ->
-    [io_lib:format("~n**~ts.** Other programs used ~b % of the processors in the median before each turn, "
+    [io_lib:format("~n**~ts.** Other programs used ~b % of the processors in the median before each round, "
                    "~b % at most.~n~n",
                    [bench_table:headline(Place), round(Median), round(Max)]),
      table([named(Cells) || Cells <- [bench_table:head(Place) | bench_table:rows(Place)]])].

@@ -30,9 +30,11 @@ nodes(Contender, #{address_a := AddressA, address_b := AddressB} = Place, Settin
                     Options = #{name => Name, cookie => Cookie, prefix => Prefix, env => Env},
                     bench_vm:start(Contender, Place, Settings, Options)
             end,
-    NameB = bench_vm:name("b", AddressB),
+    %% Those of other contenders are up as well.
+    Of = atom_to_list(maps:get(name, Contender)),
+    NameB = bench_vm:name("_b_" ++ Of, AddressB),
     B = Start(NameB, PrefixB),
-    A = Start(bench_vm:name("a", AddressA), PrefixA),
+    A = Start(bench_vm:name("_a_" ++ Of, AddressA), PrefixA),
     connected(#{a => A, b => B, relay => Relay}, [bench_vm:answer(Vm, ?START_MS) || Vm <- [B, A]], list_to_atom(NameB)).
 
 connected(Pair, [{ok, up}, {ok, up}], NodeB) ->

@@ -37,7 +37,7 @@ line([Title, Unit | Figures], [TitleWidth, UnitWidth | Widths]) ->
 
 %% On a busy machine the figures of the carrier that needs least suffer least.
 others(#{others_busy := #{median := Median, max := Max}}) ->
-    io_lib:format("  before each turn other programs used ~b % of the processors in the median, ~b % at most~ts~n",
+    io_lib:format("  before each round other programs used ~b % of the processors in the median, ~b % at most~ts~n",
                   [round(Median), round(Max), [": do not trust this run" || Median > 10]]).
 
 promises(#{name := Name} = Place) ->

@@ -2,7 +2,7 @@
 %% processor time.
 -module(bench_stats).
 
--export([percentile/2, median/1, summary/1, cpu_seconds/1, busy_percent/1]).
+-export([percentile/2, median/1, summary/1, ratio/2, cpu_seconds/1, busy_percent/1]).
 -export_type([summary/0]).
 
 -type summary() :: #{median := number(), min := number(), max := number(), values := [number(), ...]}.
@@ -28,6 +28,17 @@ median(Values) ->
 -spec summary([number(), ...]) -> summary().
 summary(Values) ->
     #{median => median(Values), min => lists:min(Values), max => lists:max(Values), values => Values}.
+
+%% @doc What one is to another, in the median of the rounds: what was measured
+%% within seconds has met the same machine. Where one of them lacks a round, what
+%% the medians are to each other.
+-spec ratio(summary(), summary()) -> float().
+ratio(#{values := Ours}, #{values := Theirs}) when length(Ours) =:= length(Theirs) ->
+    median(lists:zipwith(fun quotient/2, Ours, Theirs));
+ratio(#{median := Ours}, #{median := Theirs}) ->
+    quotient(Ours, Theirs).
+
+quotient(Ours, Theirs) -> Ours / max(Theirs, 1.0e-9).
 
 %% @doc User and system time of processes of the operating system so far.
 -spec cpu_seconds([integer()]) -> float().

@@ -51,8 +51,9 @@ mark(_, _) -> "".
 
 ratio(_, none, _) -> "";
 ratio(_, _, none) -> "";
-ratio(Better, #{median := Ours}, #{median := Theirs}) ->
-    flat("~ts ~ts", [number(Ours / max(Theirs, 1.0e-9)), sign(bench_figures:better(Better, Ours, Theirs))]).
+ratio(Better, Ours, Theirs) ->
+    Ratio = bench_stats:ratio(Ours, Theirs),
+    flat("~ts ~ts", [number(Ratio), sign(bench_figures:better(Better, Ratio, 1))]).
 
 sign(better) -> "+";
 sign(worse) -> "-";
@@ -68,8 +69,8 @@ promised(#{name := Place, contenders := Contenders}) ->
 
 measured(none, _, _) -> [];
 measured(#{median := Ours}, absolute, _) -> [Ours];
-measured(#{median := Ours}, {times, Name, Key}, Contenders) ->
-    [Ours / Theirs || #{median := Theirs} <- [figure(Name, Key, Contenders)]].
+measured(Ours, {times, Name, Key}, Contenders) ->
+    [bench_stats:ratio(Ours, Theirs) || #{} = Theirs <- [figure(Name, Key, Contenders)]].
 
 unit(_, {times, _, _}) -> "times";
 unit(Key, absolute) -> hd([Unit || #{key := K, unit := Unit} <- bench_figures:all(), K =:= Key]).
