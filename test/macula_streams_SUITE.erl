@@ -22,7 +22,7 @@
 %% One message of those that fill a stream.
 -define(BULK, 16 bsl 20).
 %% As in macula_core::dist::credit: beyond it the emulator is not drained; a batch of ours comes on top.
--define(LINK_HIGH, (16 bsl 20)).
+-define(LINK_HIGH, (64 bsl 20)).
 -define(BATCH, (1 bsl 20)).
 -define(CALLS_MS, full(10_000, 2_000)).
 %% Half a dozen was measured; with all in one stream it is over a hundred.
