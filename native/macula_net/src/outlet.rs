@@ -99,12 +99,17 @@ pub struct Batch<'a> {
 
 impl Outlet {
     /// For a link with so many lanes; none: it has its control stream alone.
+    ///
+    /// All lanes are opened at once. To a reader a lane that begins is another event than one that goes
+    /// on, without an order between them: what opens a lane would overtake what was sent before it.
     pub(crate) fn new(lanes: Option<u16>) -> Outlet {
         let chunks = vec![Vec::new(); usize::from(lanes.unwrap_or(0))];
+        let mut sorter = lanes.map(Lanes::new);
+        let openings = sorter.iter_mut().flat_map(Lanes::open_all).collect();
         Outlet {
             control: Queue::default(),
-            sorter: lanes.map(|count| Mutex::new(Lanes::new(count))),
-            lanes: Mutex::new(Waiting { chunks, ..Waiting::default() }),
+            sorter: sorter.map(Mutex::new),
+            lanes: Mutex::new(Waiting { chunks, openings, ..Waiting::default() }),
             brake: Mutex::new(lanes.map_or_else(Brake::without_lanes, Brake::new)),
             bytes_out: AtomicU64::new(0),
         }
