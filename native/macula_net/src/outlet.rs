@@ -244,8 +244,8 @@ fn wake(mut waiting: MutexGuard<'_, Waiting>) {
     }
 }
 
-/// Writes the streams until the link closes. The control stream ends after all lanes: at its end the
-/// peer has all of them.
+/// Writes the streams until the link closes. They all end at once, so that the peer hears of it as soon as it
+/// can: it has everything when the last of them has ended there.
 pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patience: Duration) {
     let outlet = &link.outlet;
     let lanes = outlet.sorter.as_ref().map(|_| tokio::spawn(write_lanes(link.clone())));
@@ -254,10 +254,10 @@ pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patien
         let _ = stream.set_priority(CONTROL_PRIORITY);
     }
     outlet.control.write_to(stream, |bytes| link.written(Stream::Control, bytes)).await;
+    let _ = stream.finish();
     if let Some(lanes) = lanes {
         drained(outlet, lanes, patience).await;
     }
-    let _ = stream.finish();
     let _ = timeout(patience, stream.stopped()).await;
 }
 

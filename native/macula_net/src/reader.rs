@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use macula_core::dist::lane::Opening;
 use parking_lot::Mutex;
@@ -76,31 +75,31 @@ struct Readers<'a, I> {
 }
 
 impl<I: Inbox> Readers<'_, I> {
-    /// Reads all streams until the control stream ends, and the lanes after it: the peer ends it when all
-    /// of them have arrived. Dropped early, it tells the peer that nobody reads on.
+    /// Reads all streams until each of them has ended: then the peer has sent all it had. Dropped early, it
+    /// tells the peer that nobody reads on.
     async fn read(&self, control: RecvStream) -> Closed {
-        let mut lanes = FuturesUnordered::new();
         let connection = self.link.connection();
+        let mut lanes = FuturesUnordered::new();
         let control = self.read_stream(Stream::Control, control);
         tokio::pin!(control);
-        let reason = loop {
+        let (mut left, mut goodbye) = (self.link.intake.lanes(), false);
+        while left > 0 || !goodbye {
             tokio::select! {
-                reason = &mut control => break reason,
+                reason = &mut control, if !goodbye => match reason {
+                    Closed::Peer => goodbye = true,
+                    other => return other,
+                },
                 Ok(lane) = connection.accept_uni() => lanes.push(self.read_lane(lane)),
                 Some(reason) = lanes.next() => {
-                    if matches!(reason, Closed::Lost(_)) {
-                        break reason;
+                    left = left.saturating_sub(1);
+                    if !goodbye && matches!(reason, Closed::Lost(_)) {
+                        return reason;
                     }
                 }
+                else => break,
             }
-        };
-        while let Some(Ok(lane)) = connection.accept_uni().now_or_never() {
-            lanes.push(self.read_lane(lane));
         }
-        if reason == Closed::Peer {
-            while lanes.next().await.is_some() {}
-        }
-        reason
+        Closed::Peer
     }
 
     async fn read_lane(&self, mut lane: RecvStream) -> Closed {
