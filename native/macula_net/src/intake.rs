@@ -94,6 +94,11 @@ impl Intake {
         }
     }
 
+    /// Lanes beside the control stream.
+    pub(crate) fn lanes(&self) -> usize {
+        self.room.len() - 1
+    }
+
     /// A lane begins.
     ///
     /// # Errors

@@ -204,7 +204,7 @@ impl LinkState {
         }
     }
 
-    fn tell_owner(&self, tell: impl Fn(&dyn Owner)) {
+    pub(crate) fn tell_owner(&self, tell: impl Fn(&dyn Owner)) {
         if let Some(owner) = &*self.owner.lock() {
             tell(&**owner);
         }

@@ -2,6 +2,7 @@
 //! placed here, and who sends more than its lane takes is held back.
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use macula_core::dist::lanes::{Lanes, Place};
 use macula_core::dist::signal::Sender;
 use parking_lot::{Mutex, MutexGuard};
 use quinn::SendStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::congestion::Company;
 use crate::hops::{self, Hop};
@@ -33,6 +35,10 @@ const COMPANY: Duration = Duration::from_millis(50);
 
 /// Bytes around a fenced frame.
 const FENCED: usize = frame::HEADER + FENCE_PREFIX;
+
+/// A link that takes nothing for so long stands still. Longer than what a change of path takes, and a fraction of what
+/// callers wait for.
+const STANDS: Duration = Duration::from_millis(500);
 
 /// Where what is not on any lane goes.
 const CONTROL: Place = Place::Fence { lanes: 0 };
@@ -72,6 +78,8 @@ pub(crate) struct Outlet {
     sorter: Option<Mutex<Lanes>>,
     lanes: Mutex<Waiting>,
     brake: Mutex<Brake>,
+    /// Somebody was suspended.
+    braked: Notify,
     /// Bytes written to the streams.
     pub(crate) bytes_out: AtomicU64,
 }
@@ -99,13 +107,19 @@ pub struct Batch<'a> {
 
 impl Outlet {
     /// For a link with so many lanes; none: it has its control stream alone.
+    ///
+    /// All lanes are opened at once. To a reader a lane that begins is another event than one that goes
+    /// on, without an order between them: what opens a lane would overtake what was sent before it.
     pub(crate) fn new(lanes: Option<u16>) -> Outlet {
         let chunks = vec![Vec::new(); usize::from(lanes.unwrap_or(0))];
+        let mut sorter = lanes.map(Lanes::new);
+        let openings = sorter.iter_mut().flat_map(Lanes::open_all).collect();
         Outlet {
             control: Queue::default(),
-            sorter: lanes.map(|count| Mutex::new(Lanes::new(count))),
-            lanes: Mutex::new(Waiting { chunks, ..Waiting::default() }),
+            sorter: sorter.map(Mutex::new),
+            lanes: Mutex::new(Waiting { chunks, openings, ..Waiting::default() }),
             brake: Mutex::new(lanes.map_or_else(Brake::without_lanes, Brake::new)),
+            braked: Notify::new(),
             bytes_out: AtomicU64::new(0),
         }
     }
@@ -138,6 +152,21 @@ impl Outlet {
             Stream::Lane(index) => Some(index),
         };
         self.brake.lock().taken(lane, bytes)
+    }
+
+    /// Resolves when the link stands still while processes are suspended for it: with these, to be resumed.
+    async fn stands(&self) -> Vec<Sender> {
+        loop {
+            if !self.brake.lock().holds() {
+                self.braked.notified().await;
+            }
+            let before = self.brake.lock().moved();
+            sleep(STANDS).await;
+            let mut brake = self.brake.lock();
+            if brake.holds() && brake.moved() == before {
+                return brake.stands();
+            }
+        }
     }
 
     /// Takes nothing more; what waits is still written.
@@ -183,6 +212,9 @@ impl<'a> Batch<'a> {
 
     fn count(&mut self, place: &Place, bytes: usize) {
         let Queued { suspend, pause } = self.link.outlet.brake.lock().queued(place, bytes);
+        if suspend.is_some() {
+            self.link.outlet.braked.notify_one();
+        }
         self.suspend.extend(suspend);
         self.pause = pause;
     }
@@ -239,8 +271,8 @@ fn wake(mut waiting: MutexGuard<'_, Waiting>) {
     }
 }
 
-/// Writes the streams until the link closes. The control stream ends after all lanes: at its end the
-/// peer has all of them.
+/// Writes the streams until the link closes. They all end at once, so that the peer hears of it as soon as it
+/// can: it has everything when the last of them has ended there.
 pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patience: Duration) {
     let outlet = &link.outlet;
     let lanes = outlet.sorter.as_ref().map(|_| tokio::spawn(write_lanes(link.clone())));
@@ -248,12 +280,23 @@ pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patien
         // Fails only when the connection has.
         let _ = stream.set_priority(CONTROL_PRIORITY);
     }
-    outlet.control.write_to(stream, |bytes| link.written(Stream::Control, bytes)).await;
+    tokio::select! {
+        () = outlet.control.write_to(stream, |bytes| link.written(Stream::Control, bytes)) => {}
+        never = release(link) => match never {},
+    }
+    let _ = stream.finish();
     if let Some(lanes) = lanes {
         drained(outlet, lanes, patience).await;
     }
-    let _ = stream.finish();
     let _ = timeout(patience, stream.stopped()).await;
+}
+
+/// Has processes go on that wait for a link that stands still, as often as it does.
+async fn release(link: &LinkState) -> Infallible {
+    loop {
+        let senders = link.outlet.stands().await;
+        link.tell_owner(|owner| owner.resume(senders.clone()));
+    }
 }
 
 /// Resolves when the lanes are written and acknowledged, or when nothing more goes out.

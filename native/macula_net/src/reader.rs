@@ -1,16 +1,20 @@
 //! Reads a link's streams: first single handshake packets, on request, then frames, on all of them.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use macula_core::dist::lane::Opening;
-use quinn::RecvStream;
+use parking_lot::Mutex;
+use quinn::{ReadError, RecvStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::hops::{self, Hop};
+use crate::intake::Pushed;
 use crate::link::{Closed, LinkState};
 use crate::outlet::Stream;
 
@@ -48,9 +52,10 @@ pub(crate) enum Command {
 pub(crate) fn start(link: Arc<LinkState>, inbox: impl Inbox) -> Command {
     Command::Start(Box::new(move |stream| {
         Box::pin(async move {
-            let inbox = Arc::new(inbox);
+            let chunks = Mutex::new(vec![Bytes::new(); CHUNKS]);
+            let readers = Readers { link: &link, inbox: &inbox, chunks };
             let reason = tokio::select! {
-                reason = read(&link, &inbox, stream) => reason,
+                reason = readers.read(stream) => reason,
                 () = link.abandoned() => Closed::Local,
             };
             inbox.closed(&link.ended(reason));
@@ -58,80 +63,91 @@ pub(crate) fn start(link: Arc<LinkState>, inbox: impl Inbox) -> Command {
     }))
 }
 
-/// Reads all streams until the control stream ends, and the lanes after it: the peer ends it when all of
-/// them have arrived. Dropped early, it tells the peer that nobody reads on.
-async fn read(link: &Arc<LinkState>, inbox: &Arc<impl Inbox>, control: RecvStream) -> Closed {
-    let mut lanes = JoinSet::new();
-    let connection = link.connection();
-    let control = read_stream(link, &**inbox, Stream::Control, control);
-    tokio::pin!(control);
-    let reason = loop {
-        tokio::select! {
-            reason = &mut control => break reason,
-            Ok(lane) = connection.accept_uni() => {
-                lanes.spawn(read_lane(link.clone(), inbox.clone(), lane));
-            }
-            Some(Ok(reason)) = lanes.join_next() => {
-                if matches!(reason, Closed::Lost(_)) {
-                    break reason;
+/// What the readers of a link's streams share.
+///
+/// One task for all of them, which lets them run in the order in which packets brought something. Tasks of
+/// their own would run in any order, and so one process's word would often overtake what another one had said
+/// before: Erlang allows that, programs do not expect it of two messages that came one after the other.
+struct Readers<'a, I> {
+    link: &'a LinkState,
+    inbox: &'a I,
+    chunks: Mutex<Vec<Bytes>>,
+}
+
+impl<I: Inbox> Readers<'_, I> {
+    /// Reads all streams until each of them has ended: then the peer has sent all it had. Dropped early, it
+    /// tells the peer that nobody reads on.
+    async fn read(&self, control: RecvStream) -> Closed {
+        let connection = self.link.connection();
+        let mut lanes = FuturesUnordered::new();
+        let control = self.read_stream(Stream::Control, control);
+        tokio::pin!(control);
+        let (mut left, mut goodbye) = (self.link.intake.lanes(), false);
+        while left > 0 || !goodbye {
+            tokio::select! {
+                reason = &mut control, if !goodbye => match reason {
+                    Closed::Peer => goodbye = true,
+                    other => return other,
+                },
+                Ok(lane) = connection.accept_uni() => lanes.push(self.read_lane(lane)),
+                Some(reason) = lanes.next() => {
+                    left = left.saturating_sub(1);
+                    if !goodbye && matches!(reason, Closed::Lost(_)) {
+                        return reason;
+                    }
                 }
+                else => break,
             }
         }
-    };
-    loop {
-        tokio::select! {
-            biased;
-            Ok(lane) = connection.accept_uni() => {
-                lanes.spawn(read_lane(link.clone(), inbox.clone(), lane));
-            }
-            () = std::future::ready(()) => break,
+        Closed::Peer
+    }
+
+    async fn read_lane(&self, mut lane: RecvStream) -> Closed {
+        let mut opening = [0; Opening::LEN];
+        if let Err(error) = lane.read_exact(&mut opening).await {
+            return ended(error);
+        }
+        match self.link.intake.opened(Opening::decode(opening)) {
+            Ok(stream) => self.read_stream(stream, lane).await,
+            Err(violation) => Closed::Lost(violation.to_string()),
         }
     }
-    if reason == Closed::Peer {
-        while lanes.join_next().await.is_some() {}
-    }
-    reason
-}
 
-async fn read_lane(link: Arc<LinkState>, inbox: Arc<impl Inbox>, mut lane: RecvStream) -> Closed {
-    let mut opening = [0; Opening::LEN];
-    if let Err(error) = lane.read_exact(&mut opening).await {
-        return ended(error);
+    /// Reads what there is room for, until the stream ends.
+    async fn read_stream(&self, which: Stream, mut stream: RecvStream) -> Closed {
+        loop {
+            match poll_fn(|cx| self.read_some(which, &mut stream, cx)).await {
+                Ok(Some(Pushed { pause: true, .. })) => self.link.intake.room(which).await,
+                Ok(Some(_)) => {}
+                Ok(None) => return Closed::Peer,
+                Err(error) => return lost(error),
+            }
+        }
     }
-    match link.intake.opened(Opening::decode(opening)) {
-        Ok(stream) => read_stream(&link, &*inbox, stream, lane).await,
-        Err(violation) => Closed::Lost(violation.to_string()),
-    }
-}
 
-/// Reads what there is room for, until the stream ends.
-async fn read_stream(
-    link: &LinkState,
-    inbox: &impl Inbox,
-    which: Stream,
-    mut stream: RecvStream,
-) -> Closed {
-    let mut chunks = vec![Bytes::new(); CHUNKS];
-    loop {
-        let count = match stream.read_chunks(&mut chunks).await {
-            Ok(Some(count)) => count,
-            Ok(None) => return Closed::Peer,
-            Err(error) => return lost(error),
+    /// Reads what is there. None: the stream has ended.
+    fn read_some(
+        &self,
+        which: Stream,
+        stream: &mut RecvStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Pushed>, ReadError>> {
+        let mut chunks = self.chunks.lock();
+        let Some(count) = ready!(pin!(stream.read_chunks(&mut chunks)).poll(cx))? else {
+            return Poll::Ready(Ok(None));
         };
         hops::pass(Hop::Reading);
         let read = &mut chunks[..count];
         let bytes: usize = read.iter().map(Bytes::len).sum();
-        link.counters.bytes_in.fetch_add(bytes as u64, Relaxed);
+        self.link.counters.bytes_in.fetch_add(bytes as u64, Relaxed);
         // A part of a large frame is a sign of life too.
-        link.counters.life_in.fetch_add(count as u64, Relaxed);
-        let pushed = link.intake.push(which, read.iter_mut().map(std::mem::take), bytes);
+        self.link.counters.life_in.fetch_add(count as u64, Relaxed);
+        let pushed = self.link.intake.push(which, read.iter_mut().map(std::mem::take), bytes);
         if pushed.tell {
             hops::pass(Hop::Posted);
-            inbox.readable();
+            self.inbox.readable();
         }
-        if pushed.pause {
-            link.intake.room(which).await;
-        }
+        Poll::Ready(Ok(Some(pushed)))
     }
 }
 
@@ -174,10 +190,10 @@ fn ended(error: quinn::ReadExactError) -> Closed {
     }
 }
 
-fn lost(error: quinn::ReadError) -> Closed {
+fn lost(error: ReadError) -> Closed {
     match error {
-        quinn::ReadError::ConnectionLost(error) => error.into(),
-        quinn::ReadError::Reset(_) => Closed::Peer,
+        ReadError::ConnectionLost(error) => error.into(),
+        ReadError::Reset(_) => Closed::Peer,
         other => Closed::Lost(other.to_string()),
     }
 }

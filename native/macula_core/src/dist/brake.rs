@@ -5,6 +5,9 @@
 //! and a process whose lane is full is suspended alone until half of that has left. What cannot be held
 //! so, processes that send without ever waiting (`async_dist`) or that system code must not suspend,
 //! comes to a mark of the whole link, over which the emulator is no longer drained.
+//!
+//! A link on which nothing moves any more is left to the emulator. Only its own brake tells those who would
+//! rather not wait (`nosuspend`) that they would, spares `async_dist`, and reports `busy_dist_port`.
 
 use std::collections::HashMap;
 use std::mem;
@@ -18,6 +21,18 @@ use super::signal::Sender;
 pub struct Brake {
     lanes: Vec<Lane>,
     link: Credit,
+    stall: Stall,
+    moved: u64,
+}
+
+/// Whether anything moves on the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stall {
+    Moving,
+    /// Nothing does, and the emulator is not to be drained.
+    Standing,
+    /// As before, and the producer has been told so.
+    Paused,
 }
 
 #[derive(Debug)]
@@ -61,12 +76,14 @@ impl Brake {
     /// For a link with so many lanes; at least one.
     pub fn new(lanes: u16) -> Brake {
         let lane = || Lane { waiting: Credit::lane(), suspended: HashMap::new() };
-        Brake { lanes: (0..lanes.max(1)).map(|_| lane()).collect(), link: Credit::link() }
+        let lanes = (0..lanes.max(1)).map(|_| lane()).collect();
+        Brake { lanes, link: Credit::link(), stall: Stall::Moving, moved: 0 }
     }
 
     /// For a link with its control stream alone, where all senders wait together.
     pub fn without_lanes() -> Brake {
-        Brake { lanes: Vec::new(), link: Credit::output() }
+        let link = Credit::output();
+        Brake { lanes: Vec::new(), link, stall: Stall::Moving, moved: 0 }
     }
 
     /// A frame of `bytes` waits at its place.
@@ -78,12 +95,17 @@ impl Brake {
             Place::Lane { index, sender, .. } => self.queued_on(index, sender, bytes),
             Place::Fence { .. } => None,
         };
-        Queued { suspend, pause: self.link.queued(bytes) }
+        let full = self.link.queued(bytes);
+        if self.stall != Stall::Moving {
+            self.stall = Stall::Paused;
+        }
+        Queued { suspend, pause: full || self.stall == Stall::Paused }
     }
 
     fn queued_on(&mut self, index: u16, sender: Option<Sender>, bytes: usize) -> Option<Sender> {
+        let moves = self.stall == Stall::Moving;
         let lane = self.lanes.get_mut(usize::from(index))?;
-        let full = lane.waiting.queued(bytes);
+        let full = lane.waiting.queued(bytes) && moves;
         let sender = sender.filter(|sender| full && !lane.suspended.contains_key(sender))?;
         lane.suspended.insert(sender, true);
         Some(sender)
@@ -91,9 +113,33 @@ impl Brake {
 
     /// `bytes` have left the queue of a lane, or that of the control stream.
     pub fn taken(&mut self, lane: Option<u16>, bytes: usize) -> Taken {
-        let lane = lane.and_then(|index| self.lanes.get_mut(usize::from(index)));
-        let resume = lane.map_or_else(Vec::new, |lane| lane.taken(bytes));
-        Taken { resume, go_on: self.link.taken(bytes) }
+        let emptied = self.link.taken(bytes);
+        let Some(lane) = lane.and_then(|index| self.lanes.get_mut(usize::from(index))) else {
+            return Taken { resume: Vec::new(), go_on: emptied };
+        };
+        self.moved += 1;
+        let paused = mem::replace(&mut self.stall, Stall::Moving) == Stall::Paused;
+        let go_on = emptied || (paused && !self.link.is_paused());
+        Taken { resume: lane.taken(bytes), go_on }
+    }
+
+    /// How often something has left a lane. Ticks find room even where nothing else does.
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether somebody waits to be resumed.
+    pub fn holds(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.suspended.values().any(|resume| *resume))
+    }
+
+    /// Nothing has left any lane for some time, although processes wait: these are to be resumed. Nobody is
+    /// suspended, and the emulator is not drained, until something leaves.
+    pub fn stands(&mut self) -> Vec<Sender> {
+        if self.stall == Stall::Moving {
+            self.stall = Stall::Standing;
+        }
+        self.lanes.iter_mut().flat_map(Lane::release).collect()
     }
 
     /// `sender`, which was to be suspended, is no more, or must not be: it is not resumed, and left
@@ -173,6 +219,33 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_stands_still_is_left_to_the_emulator() {
+        let mut brake = Brake::new(2);
+        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
+        assert!(brake.holds());
+        assert_eq!(brake.stands(), [sender(7)]);
+        assert!(!brake.holds());
+        let pause = Queued { suspend: None, pause: true };
+        assert_eq!(brake.queued(&place(0, 7), 1), pause);
+        assert_eq!(brake.queued(&place(1, 8), 1), pause);
+        assert_eq!(brake.taken(Some(1), 1), Taken { resume: vec![], go_on: true });
+        assert_eq!(brake.queued(&place(1, 8), 1), Queued::default());
+        assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
+    }
+
+    #[test]
+    fn a_link_that_stood_still_goes_on_below_its_mark_only() {
+        let mut brake = Brake::new(2);
+        assert!(brake.queued(&place(0, 7), LINK_HIGH).pause);
+        brake.stands();
+        assert!(!brake.taken(Some(0), 1).go_on);
+        assert!(brake.taken(Some(0), LINK_HIGH / 2).go_on);
+        // Nobody was told to pause.
+        brake.stands();
+        assert_eq!(brake.taken(Some(0), 1), Taken::default());
+    }
+
+    #[test]
     fn nobody_is_suspended_for_a_link_that_has_ended() {
         let mut brake = Brake::new(1);
         assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
@@ -188,6 +261,7 @@ mod tests {
         Fence { bytes: usize },
         Take { lane: Option<u16>, share: f64 },
         Gone { id: u32 },
+        Stand,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -197,6 +271,7 @@ mod tests {
             1 => (1usize..2_000_000).prop_map(|bytes| Step::Fence { bytes }),
             4 => (lane, 0.0..=1.0).prop_map(|(lane, share)| Step::Take { lane, share }),
             1 => (0u32..9).prop_map(|id| Step::Gone { id }),
+            1 => Just(Step::Stand),
         ]
     }
 
@@ -209,6 +284,7 @@ mod tests {
     struct World {
         suspended: HashSet<Sender>,
         paused: bool,
+        stands: bool,
         waiting: HashMap<Option<u16>, usize>,
     }
 
@@ -227,6 +303,7 @@ mod tests {
             let bytes = (*waiting as f64 * share) as usize;
             *waiting -= bytes;
             let taken = brake.taken(lane, bytes);
+            self.stands &= lane.is_none();
             for sender in taken.resume {
                 assert!(self.suspended.remove(&sender), "resumed twice");
             }
@@ -241,7 +318,9 @@ mod tests {
             }
             let all: usize = self.waiting.values().sum();
             assert_eq!(all, brake.waiting());
-            assert!(!self.paused || all > LINK_HIGH / 2);
+            assert!(!self.paused || all > LINK_HIGH / 2 || self.stands);
+            assert!(self.suspended.is_empty() || !self.stands);
+            assert_eq!(brake.holds(), !self.suspended.is_empty());
             assert!(self.paused || all < LINK_HIGH);
         }
     }
@@ -271,6 +350,12 @@ mod tests {
                     Step::Gone { id } => {
                         brake.gone(sender(id));
                         world.suspended.remove(&sender(id));
+                    }
+                    Step::Stand => {
+                        for sender in brake.stands() {
+                            prop_assert!(world.suspended.remove(&sender));
+                        }
+                        world.stands = true;
                     }
                 }
                 world.check(&brake);

@@ -69,6 +69,11 @@ impl Credit {
         resume
     }
 
+    /// Whether the producer must pause.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Bytes that wait.
     pub fn waiting(&self) -> usize {
         self.waiting

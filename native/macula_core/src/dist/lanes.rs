@@ -57,6 +57,17 @@ impl Lanes {
         Lanes { open: vec![false; usize::from(count.max(1))], fences: 0, sequences: HashMap::new() }
     }
 
+    /// Opens those that are not open, and says what each begins with. Otherwise a lane is opened by its
+    /// first frame.
+    pub fn open_all(&mut self) -> impl Iterator<Item = Opening> {
+        let fences = self.fences;
+        let closed = (0..).zip(&mut self.open).filter(|(_, open)| !**open);
+        closed.map(move |(index, open)| {
+            *open = true;
+            Opening { index, fences }
+        })
+    }
+
     /// The lanes that are open: those to mark when a frame is fenced.
     pub fn open(&self) -> impl Iterator<Item = u16> {
         (0..).zip(&self.open).filter_map(|(index, open)| open.then_some(index))
@@ -186,6 +197,18 @@ mod tests {
         assert_eq!(lanes.on(0, None), Place::Lane { index: 0, opening: None, sender: None });
         assert_eq!(lanes.fence(), Place::Fence { lanes: 1 });
         assert_eq!(lanes.open().collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn all_others_are_opened_at_once() {
+        let mut lanes = Lanes::new(3);
+        lanes.on(1, None);
+        assert_eq!(lanes.fence(), Place::Fence { lanes: 1 });
+        let openings: Vec<_> = lanes.open_all().collect();
+        assert_eq!(openings, [0, 2].map(|index| Opening { index, fences: 1 }));
+        assert_eq!(lanes.open().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(lanes.open_all().count(), 0);
+        assert_eq!(lanes.on(2, None), Place::Lane { index: 2, opening: None, sender: None });
     }
 
     #[test]
