@@ -166,7 +166,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::credit::{LANE_HIGH, LINK_HIGH};
+    use super::super::credit::{LANE_HIGH, LINK_HIGH, LINK_LOW};
     use super::*;
 
     const LANES: u16 = 3;
@@ -201,9 +201,9 @@ mod tests {
         let fence = Place::Fence { lanes: 1 };
         assert_eq!(brake.queued(&nobodys, LINK_HIGH / 2), Queued::default());
         assert_eq!(brake.queued(&fence, LINK_HIGH / 2), Queued { suspend: None, pause: true });
-        assert!(!brake.taken(Some(1), LINK_HIGH / 2 - 1).go_on);
+        assert!(!brake.taken(Some(1), LINK_HIGH - LINK_LOW - 1).go_on);
         assert!(brake.taken(None, 1).go_on);
-        assert_eq!(brake.waiting(), LINK_HIGH / 2);
+        assert_eq!(brake.waiting(), LINK_LOW);
     }
 
     #[test]
@@ -318,7 +318,7 @@ mod tests {
             }
             let all: usize = self.waiting.values().sum();
             assert_eq!(all, brake.waiting());
-            assert!(!self.paused || all > LINK_HIGH / 2 || self.stands);
+            assert!(!self.paused || all > LINK_LOW || self.stands);
             assert!(self.suspended.is_empty() || !self.stands);
             assert_eq!(brake.holds(), !self.suspended.is_empty());
             assert!(self.paused || all < LINK_HIGH);
