@@ -28,8 +28,11 @@ pub(crate) struct Intake {
 #[derive(Debug)]
 struct Waiting {
     inputs: Vec<Input>,
-    /// Whose turn it is. A lane that may not be read on is not among them.
+    /// Whose turn it is.
     turns: VecDeque<Stream>,
+    /// Those that may not be read on until a fenced frame is delivered, as they came to wait: their
+    /// turns come in that order then.
+    held: VecDeque<Stream>,
     merge: Option<Merge>,
     /// The input handler knows that something waits, and has not taken all of it yet.
     told: bool,
@@ -82,6 +85,7 @@ impl Intake {
         let waiting = Waiting {
             inputs: (0..streams).map(|_| input()).collect(),
             turns: VecDeque::new(),
+            held: VecDeque::new(),
             merge: lanes.map(Merge::new),
             told: false,
             violation: None,
@@ -124,6 +128,11 @@ impl Intake {
         let pause = input.credit.queued(bytes);
         waiting.queue(stream);
         Pushed { tell: waiting.tells(), pause }
+    }
+
+    /// Whether an input handler was to be told of what waits.
+    pub(crate) fn is_told(&self) -> bool {
+        self.waiting.lock().told
     }
 
     /// Resolves when more may be read of a stream.
@@ -231,13 +240,18 @@ impl Intake {
 }
 
 impl Waiting {
-    /// The stream gets its turn, if something waits of it that may be read.
+    /// The stream gets its turn, if something waits of it: now, or when it may be read.
     fn queue(&mut self, stream: Stream) {
         let may_read = self.may_read(stream);
         let input = &mut self.inputs[index(stream)];
-        if may_read && !input.queued && !input.chunks.is_empty() {
+        if input.queued || input.chunks.is_empty() {
+            return;
+        }
+        if may_read {
             input.queued = true;
             self.turns.push_back(stream);
+        } else if !self.held.contains(&stream) {
+            self.held.push_back(stream);
         }
     }
 
@@ -293,6 +307,7 @@ impl Waiting {
         self.unqueue(Stream::Lane(lane));
         let met = self.merge.as_mut().map_or(Ok(()), |merge| merge.marker(lane));
         self.note(met);
+        self.queue(Stream::Lane(lane));
     }
 
     /// The control stream has brought a frame.
@@ -305,13 +320,14 @@ impl Waiting {
             None => Err(Violation::Fence(0)),
         };
         self.note(met);
+        self.queue(Stream::Control);
     }
 
     fn fence_delivered(&mut self) {
         let met = self.merge.as_mut().map_or(Ok(()), Merge::fence_delivered);
         self.note(met);
-        for stream in 0..self.inputs.len() {
-            self.queue(stream_of(stream));
+        for stream in std::mem::take(&mut self.held) {
+            self.queue(stream);
         }
     }
 
@@ -337,9 +353,47 @@ fn index(stream: Stream) -> usize {
     }
 }
 
-fn stream_of(index: usize) -> Stream {
-    match index.checked_sub(1) {
-        None => Stream::Control,
-        Some(lane) => Stream::Lane(lane as u16),
+#[cfg(test)]
+mod tests {
+    use macula_core::dist::lane::MARKER;
+
+    use super::*;
+
+    fn frame(content: u8) -> Bytes {
+        Bytes::copy_from_slice(&[0, 0, 0, 1, content])
+    }
+
+    fn push(intake: &Intake, stream: Stream, chunks: &[Bytes]) {
+        let bytes = chunks.iter().map(Bytes::len).sum();
+        intake.push(stream, chunks.iter().cloned(), bytes);
+    }
+
+    fn taken(intake: &Intake) -> Vec<u8> {
+        let mut contents = Vec::new();
+        let more = intake.take(usize::MAX, |_, piece| {
+            if let Piece::Body(body) = piece {
+                contents.extend_from_slice(body);
+            }
+        });
+        assert!(!more);
+        contents
+    }
+
+    /// Also when some of it comes in the chunk of the marker, and some only after it.
+    #[test]
+    fn what_waits_for_a_fence_goes_on_as_it_came() {
+        let intake = Intake::new(Some(4));
+        for index in 0..4 {
+            intake.opened(Opening { index, fences: 0 }).unwrap();
+        }
+        let marker = Bytes::from_static(&MARKER);
+        push(&intake, Stream::Lane(3), &[frame(30), marker.clone()]);
+        push(&intake, Stream::Lane(1), &[frame(10), marker.clone(), frame(11)]);
+        push(&intake, Stream::Lane(2), &[marker.clone(), frame(21)]);
+        assert_eq!(taken(&intake), [30, 10]);
+        push(&intake, Stream::Lane(3), &[frame(31)]);
+        push(&intake, Stream::Lane(0), &[marker, frame(1)]);
+        push(&intake, Stream::Control, &[Bytes::from_static(&[0, 0, 0, 3, 0, 4, 99])]);
+        assert_eq!(taken(&intake), [99, 11, 21, 31, 1]);
     }
 }

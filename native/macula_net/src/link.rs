@@ -351,7 +351,7 @@ impl Link {
     /// The node `name` is up: from now on `inbox` hears of frames.
     pub fn establish(&self, name: String, inbox: impl Inbox) {
         if self.state.established.set(name).is_ok() {
-            self.command(reader::start(self.state.clone(), inbox));
+            self.command(Command::Start(Box::new(inbox)));
         }
     }
 

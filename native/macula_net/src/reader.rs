@@ -1,9 +1,10 @@
 //! Reads a link's streams: first single handshake packets, on request, then frames, on all of them.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use macula_core::dist::lane::Opening;
 use parking_lot::Mutex;
 use quinn::{ReadError, RecvStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::hops::{self, Hop};
 use crate::intake::Pushed;
@@ -40,66 +41,102 @@ pub trait PacketWaiter: Send + 'static {
     fn closed(self: Box<Self>, reason: &Closed);
 }
 
-/// The work of a link's reader, started when the emulator is ready for frames.
-type Start = Box<dyn FnOnce(RecvStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
-
 pub(crate) enum Command {
     Packet(Box<dyn PacketWaiter>),
-    Start(Start),
-}
-
-/// A command to read frames for `inbox` for as long as the link lives.
-pub(crate) fn start(link: Arc<LinkState>, inbox: impl Inbox) -> Command {
-    Command::Start(Box::new(move |stream| {
-        Box::pin(async move {
-            let chunks = Mutex::new(vec![Bytes::new(); CHUNKS]);
-            let readers = Readers { link: &link, inbox: &inbox, chunks };
-            let reason = tokio::select! {
-                reason = readers.read(stream) => reason,
-                () = link.abandoned() => Closed::Local,
-            };
-            inbox.closed(&link.ended(reason));
-        })
-    }))
+    /// The emulator is ready for frames.
+    Start(Box<dyn Inbox>),
 }
 
 /// What the readers of a link's streams share.
 ///
 /// One task for all of them, which lets them run in the order in which packets brought something. Tasks of
 /// their own would run in any order, and so one process's word would often overtake what another one had said
-/// before: Erlang allows that, programs do not expect it of two messages that came one after the other.
-struct Readers<'a, I> {
+/// before: Erlang allows that, programs do not expect it of two messages that came one after the other. For the
+/// same reason lanes are read from the start: of what is there already, nobody knows in which order it came.
+struct Readers<'a> {
     link: &'a LinkState,
-    inbox: &'a I,
+    inbox: OnceLock<Box<dyn Inbox>>,
     chunks: Mutex<Vec<Bytes>>,
+    /// What became of the lanes, once all have ended or one has failed.
+    lanes: watch::Sender<Option<Result<(), Closed>>>,
 }
 
-impl<I: Inbox> Readers<'_, I> {
-    /// Reads all streams until each of them has ended: then the peer has sent all it had. Dropped early, it
-    /// tells the peer that nobody reads on.
+impl Readers<'_> {
+    /// Does what the link's user asks for, until that is to read frames; then that, for as long as the
+    /// link lives.
+    async fn serve(&self, mut control: RecvStream, mut commands: mpsc::UnboundedReceiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Packet(waiter) => self.pass_packet(&mut control, waiter).await,
+                Command::Start(inbox) => return self.pass_frames(control, inbox).await,
+            }
+        }
+    }
+
+    async fn pass_packet(&self, control: &mut RecvStream, waiter: Box<dyn PacketWaiter>) {
+        let packet = tokio::select! {
+            packet = read_packet(control) => packet,
+            () = self.link.abandoned() => Err(Closed::Local),
+        };
+        match packet {
+            Ok(packet) => waiter.packet(&packet),
+            Err(reason) => waiter.closed(&self.link.ended(reason)),
+        }
+    }
+
+    async fn pass_frames(&self, control: RecvStream, inbox: Box<dyn Inbox>) {
+        let inbox = self.inbox.get_or_init(|| inbox);
+        if self.link.intake.is_told() {
+            inbox.readable();
+        }
+        let reason = tokio::select! {
+            reason = self.read(control) => reason,
+            () = self.link.abandoned() => Closed::Local,
+        };
+        inbox.closed(&self.link.ended(reason));
+    }
+
+    /// Reads the control stream until each stream has ended: then the peer has sent all it had. Dropped
+    /// early, it tells the peer that nobody reads on.
     async fn read(&self, control: RecvStream) -> Closed {
+        let mut lanes = self.lanes.subscribe();
+        tokio::select! {
+            reason = self.read_stream(Stream::Control, control) => {
+                if reason != Closed::Peer {
+                    return reason;
+                }
+            }
+            Ok(failed) = lanes.wait_for(|end| matches!(end, Some(Err(_)))) => {
+                if let Some(Err(reason)) = &*failed {
+                    return reason.clone();
+                }
+            }
+        }
+        // Fails only when the sender is dropped, which `self` owns.
+        let _ = self.lanes.subscribe().wait_for(Option::is_some).await;
+        Closed::Peer
+    }
+
+    /// Reads the lanes, and tells what became of them.
+    async fn read_lanes(&self) -> Infallible {
         let connection = self.link.connection();
         let mut lanes = FuturesUnordered::new();
-        let control = self.read_stream(Stream::Control, control);
-        tokio::pin!(control);
-        let (mut left, mut goodbye) = (self.link.intake.lanes(), false);
-        while left > 0 || !goodbye {
+        let mut left = self.link.intake.lanes();
+        let mut end = Ok(());
+        while left > 0 && end.is_ok() {
             tokio::select! {
-                reason = &mut control, if !goodbye => match reason {
-                    Closed::Peer => goodbye = true,
-                    other => return other,
-                },
                 Ok(lane) = connection.accept_uni() => lanes.push(self.read_lane(lane)),
                 Some(reason) = lanes.next() => {
-                    left = left.saturating_sub(1);
-                    if !goodbye && matches!(reason, Closed::Lost(_)) {
-                        return reason;
+                    left -= 1;
+                    if matches!(reason, Closed::Lost(_)) {
+                        end = Err(reason);
                     }
                 }
                 else => break,
             }
         }
-        Closed::Peer
+        self.lanes.send_replace(Some(end));
+        std::future::pending().await
     }
 
     async fn read_lane(&self, mut lane: RecvStream) -> Closed {
@@ -143,34 +180,29 @@ impl<I: Inbox> Readers<'_, I> {
         // A part of a large frame is a sign of life too.
         self.link.counters.life_in.fetch_add(count as u64, Relaxed);
         let pushed = self.link.intake.push(which, read.iter_mut().map(std::mem::take), bytes);
-        if pushed.tell {
+        if let (true, Some(inbox)) = (pushed.tell, self.inbox.get()) {
             hops::pass(Hop::Posted);
-            self.inbox.readable();
+            inbox.readable();
         }
         Poll::Ready(Ok(Some(pushed)))
     }
 }
 
-/// Reads a link's stream as its user asks. Ends with the link.
+/// Reads a link's streams as its user asks. Ends with the link.
 pub(crate) async fn run(
     link: Arc<LinkState>,
-    mut stream: RecvStream,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    control: RecvStream,
+    commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Start(start) => return start(stream).await,
-            Command::Packet(waiter) => {
-                let packet = tokio::select! {
-                    packet = read_packet(&mut stream) => packet,
-                    () = link.abandoned() => Err(Closed::Local),
-                };
-                match packet {
-                    Ok(packet) => waiter.packet(&packet),
-                    Err(reason) => waiter.closed(&link.ended(reason)),
-                }
-            }
-        }
+    let readers = Readers {
+        link: &link,
+        inbox: OnceLock::new(),
+        chunks: Mutex::new(vec![Bytes::new(); CHUNKS]),
+        lanes: watch::Sender::default(),
+    };
+    tokio::select! {
+        never = readers.read_lanes() => match never {},
+        () = readers.serve(control, commands) => {}
     }
 }
 

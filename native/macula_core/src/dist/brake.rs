@@ -117,13 +117,18 @@ impl Brake {
         let Some(lane) = lane.and_then(|index| self.lanes.get_mut(usize::from(index))) else {
             return Taken { resume: Vec::new(), go_on: emptied };
         };
+        if !lane.waiting.is_paused() {
+            lane.waiting.taken(bytes);
+            return Taken { resume: Vec::new(), go_on: emptied };
+        }
         self.moved += 1;
         let paused = mem::replace(&mut self.stall, Stall::Moving) == Stall::Paused;
         let go_on = emptied || (paused && !self.link.is_paused());
         Taken { resume: lane.taken(bytes), go_on }
     }
 
-    /// How often something has left a lane. Ticks find room even where nothing else does.
+    /// How often something has left a full lane. Ticks, and what is alone on its lane, find room where
+    /// nothing else does.
     pub fn moved(&self) -> u64 {
         self.moved
     }
@@ -133,10 +138,10 @@ impl Brake {
         self.lanes.iter().any(|lane| lane.suspended.values().any(|resume| *resume))
     }
 
-    /// Nothing has left any lane for some time, although processes wait: these are to be resumed. Nobody is
+    /// Nothing has left any full lane for some time, although processes wait: these are to be resumed. Nobody is
     /// suspended, and the emulator is not drained, until something leaves.
     pub fn stands(&mut self) -> Vec<Sender> {
-        if self.stall == Stall::Moving {
+        if self.stall == Stall::Moving && self.holds() {
             self.stall = Stall::Standing;
         }
         self.lanes.iter_mut().flat_map(Lane::release).collect()
@@ -166,7 +171,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::credit::{LANE_HIGH, LINK_HIGH};
+    use super::super::credit::{LANE_HIGH, LINK_HIGH, LINK_LOW};
     use super::*;
 
     const LANES: u16 = 3;
@@ -201,9 +206,9 @@ mod tests {
         let fence = Place::Fence { lanes: 1 };
         assert_eq!(brake.queued(&nobodys, LINK_HIGH / 2), Queued::default());
         assert_eq!(brake.queued(&fence, LINK_HIGH / 2), Queued { suspend: None, pause: true });
-        assert!(!brake.taken(Some(1), LINK_HIGH / 2 - 1).go_on);
+        assert!(!brake.taken(Some(1), LINK_HIGH - LINK_LOW - 1).go_on);
         assert!(brake.taken(None, 1).go_on);
-        assert_eq!(brake.waiting(), LINK_HIGH / 2);
+        assert_eq!(brake.waiting(), LINK_LOW);
     }
 
     #[test]
@@ -228,7 +233,9 @@ mod tests {
         let pause = Queued { suspend: None, pause: true };
         assert_eq!(brake.queued(&place(0, 7), 1), pause);
         assert_eq!(brake.queued(&place(1, 8), 1), pause);
-        assert_eq!(brake.taken(Some(1), 1), Taken { resume: vec![], go_on: true });
+        assert_eq!(brake.taken(Some(1), 1), Taken::default());
+        assert_eq!(brake.queued(&place(1, 8), 1), pause);
+        assert_eq!(brake.taken(Some(0), 1), Taken { resume: vec![], go_on: true });
         assert_eq!(brake.queued(&place(1, 8), 1), Queued::default());
         assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
     }
@@ -302,8 +309,9 @@ mod tests {
             let waiting = self.waiting.entry(lane).or_default();
             let bytes = (*waiting as f64 * share) as usize;
             *waiting -= bytes;
+            let full = |lane: u16| brake.lanes[usize::from(lane)].waiting.is_paused();
+            self.stands &= !lane.is_some_and(full);
             let taken = brake.taken(lane, bytes);
-            self.stands &= lane.is_none();
             for sender in taken.resume {
                 assert!(self.suspended.remove(&sender), "resumed twice");
             }
@@ -318,7 +326,7 @@ mod tests {
             }
             let all: usize = self.waiting.values().sum();
             assert_eq!(all, brake.waiting());
-            assert!(!self.paused || all > LINK_HIGH / 2 || self.stands);
+            assert!(!self.paused || all > LINK_LOW || self.stands);
             assert!(self.suspended.is_empty() || !self.stands);
             assert_eq!(brake.holds(), !self.suspended.is_empty());
             assert!(self.paused || all < LINK_HIGH);
@@ -352,10 +360,10 @@ mod tests {
                         world.suspended.remove(&sender(id));
                     }
                     Step::Stand => {
+                        world.stands |= brake.holds();
                         for sender in brake.stands() {
                             prop_assert!(world.suspended.remove(&sender));
                         }
-                        world.stands = true;
                     }
                 }
                 world.check(&brake);

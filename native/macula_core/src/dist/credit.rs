@@ -22,10 +22,15 @@ pub const LANE_HIGH: usize = SEND_HIGH;
 /// had small messages wait as on one stream: 35 ms in place of 1.5.
 pub const LINK_HIGH: usize = 64 * 1024 * 1024;
 
+/// Where the emulator is drained again: some of its queues (`+zdbbl`) below the mark. All senders wait meanwhile, so
+/// not for as long as half of that takes: on a busy machine it was a second.
+pub const LINK_LOW: usize = LINK_HIGH - 4 * 1024 * 1024;
+
 /// Counts the bytes that wait in a queue and decides when its producer pauses and resumes.
 #[derive(Debug)]
 pub struct Credit {
     high: usize,
+    low: usize,
     waiting: usize,
     paused: bool,
 }
@@ -33,22 +38,26 @@ pub struct Credit {
 impl Credit {
     /// For what waits to be sent.
     pub fn output() -> Credit {
-        Credit { high: SEND_HIGH, waiting: 0, paused: false }
+        Credit::new(SEND_HIGH, SEND_HIGH / 2)
     }
 
     /// For what waits to be sent on one of several lanes.
     pub fn lane() -> Credit {
-        Credit { high: LANE_HIGH, waiting: 0, paused: false }
+        Credit::new(LANE_HIGH, LANE_HIGH / 2)
     }
 
     /// For what waits on all lanes of a link.
     pub fn link() -> Credit {
-        Credit { high: LINK_HIGH, waiting: 0, paused: false }
+        Credit::new(LINK_HIGH, LINK_LOW)
     }
 
     /// For what waits to be handed to the emulator.
     pub fn input() -> Credit {
-        Credit { high: RECEIVE_HIGH, waiting: 0, paused: false }
+        Credit::new(RECEIVE_HIGH, RECEIVE_HIGH / 2)
+    }
+
+    fn new(high: usize, low: usize) -> Credit {
+        Credit { high, low, waiting: 0, paused: false }
     }
 
     /// Takes `bytes` into the queue. True when the producer must pause until [`Self::taken`] says
@@ -62,7 +71,7 @@ impl Credit {
     /// `bytes` left the queue. True exactly when a paused producer may go on.
     pub fn taken(&mut self, bytes: usize) -> bool {
         self.waiting = self.waiting.saturating_sub(bytes);
-        let resume = self.paused && self.waiting <= self.high / 2;
+        let resume = self.paused && self.waiting <= self.low;
         if resume {
             self.paused = false;
         }
