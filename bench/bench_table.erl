@@ -51,6 +51,8 @@ mark(_, _) -> "".
 
 ratio(_, none, _) -> "";
 ratio(_, _, none) -> "";
+%% Less than nothing: memory that the emulator happened to give back.
+ratio(_, _, #{median := Theirs}) when Theirs =< 0 -> "";
 ratio(Better, Ours, Theirs) ->
     Ratio = bench_stats:ratio(Ours, Theirs),
     flat("~ts ~ts", [number(Ratio), sign(bench_figures:better(Better, Ratio, 1))]).

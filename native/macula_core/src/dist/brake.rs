@@ -9,7 +9,7 @@
 //! A link on which nothing moves any more is left to the emulator. Only its own brake tells those who would
 //! rather not wait (`nosuspend`) that they would, spares `async_dist`, and reports `busy_dist_port`.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::mem;
 
 use super::credit::Credit;
@@ -38,8 +38,8 @@ enum Stall {
 #[derive(Debug)]
 struct Lane {
     waiting: Credit,
-    /// Who was to be suspended since the lane is full, and whether it is to be resumed.
-    suspended: HashMap<Sender, bool>,
+    /// Who was to be suspended since the lane is full.
+    suspended: HashSet<Sender>,
 }
 
 /// What to do after a frame was queued.
@@ -67,15 +67,14 @@ impl Lane {
     }
 
     fn release(&mut self) -> Vec<Sender> {
-        let suspended = mem::take(&mut self.suspended).into_iter();
-        suspended.filter_map(|(sender, resume)| resume.then_some(sender)).collect()
+        mem::take(&mut self.suspended).into_iter().collect()
     }
 }
 
 impl Brake {
     /// For a link with so many lanes; at least one.
     pub fn new(lanes: u16) -> Brake {
-        let lane = || Lane { waiting: Credit::lane(), suspended: HashMap::new() };
+        let lane = || Lane { waiting: Credit::lane(), suspended: HashSet::new() };
         let lanes = (0..lanes.max(1)).map(|_| lane()).collect();
         Brake { lanes, link: Credit::link(), stall: Stall::Moving, moved: 0 }
     }
@@ -106,9 +105,7 @@ impl Brake {
         let moves = self.stall == Stall::Moving;
         let lane = self.lanes.get_mut(usize::from(index))?;
         let full = lane.waiting.queued(bytes) && moves;
-        let sender = sender.filter(|sender| full && !lane.suspended.contains_key(sender))?;
-        lane.suspended.insert(sender, true);
-        Some(sender)
+        sender.filter(|sender| full && lane.suspended.insert(*sender))
     }
 
     /// `bytes` have left the queue of a lane, or that of the control stream.
@@ -135,7 +132,7 @@ impl Brake {
 
     /// Whether somebody waits to be resumed.
     pub fn holds(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.suspended.values().any(|resume| *resume))
+        self.lanes.iter().any(|lane| !lane.suspended.is_empty())
     }
 
     /// Nothing has left any full lane for some time, although processes wait: these are to be resumed. Nobody is
@@ -145,13 +142,6 @@ impl Brake {
             self.stall = Stall::Standing;
         }
         self.lanes.iter_mut().flat_map(Lane::release).collect()
-    }
-
-    /// `sender`, which was to be suspended, is no more, or must not be: it is not resumed, and left
-    /// alone until half of its lane has left.
-    pub fn gone(&mut self, sender: Sender) {
-        let suspended = self.lanes.iter_mut().filter_map(|lane| lane.suspended.get_mut(&sender));
-        suspended.for_each(|resume| *resume = false);
     }
 
     /// The link has ended: these are to be resumed, and nobody is suspended any more.
@@ -167,7 +157,7 @@ impl Brake {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::HashMap;
 
     use proptest::prelude::*;
 
@@ -209,18 +199,6 @@ mod tests {
         assert!(!brake.taken(Some(1), LINK_HIGH - LINK_LOW - 1).go_on);
         assert!(brake.taken(None, 1).go_on);
         assert_eq!(brake.waiting(), LINK_LOW);
-    }
-
-    #[test]
-    fn who_is_gone_is_left_alone_until_its_lane_has_drained() {
-        let mut brake = Brake::new(1);
-        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
-        brake.gone(sender(7));
-        brake.gone(sender(8));
-        assert_eq!(brake.queued(&place(0, 7), 1).suspend, None);
-        assert_eq!(brake.queued(&place(0, 8), 1).suspend, Some(sender(8)));
-        assert_eq!(brake.taken(Some(0), LANE_HIGH).resume, [sender(8)]);
-        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
     }
 
     #[test]
@@ -267,7 +245,6 @@ mod tests {
         Queue { id: u32, bytes: usize },
         Fence { bytes: usize },
         Take { lane: Option<u16>, share: f64 },
-        Gone { id: u32 },
         Stand,
     }
 
@@ -277,7 +254,6 @@ mod tests {
             6 => (0u32..9, 1usize..300_000).prop_map(|(id, bytes)| Step::Queue { id, bytes }),
             1 => (1usize..2_000_000).prop_map(|bytes| Step::Fence { bytes }),
             4 => (lane, 0.0..=1.0).prop_map(|(lane, share)| Step::Take { lane, share }),
-            1 => (0u32..9).prop_map(|id| Step::Gone { id }),
             1 => Just(Step::Stand),
         ]
     }
@@ -355,10 +331,6 @@ mod tests {
                         world.queued(None, bytes, queued);
                     }
                     Step::Take { lane, share } => world.take(lane, share, &mut brake),
-                    Step::Gone { id } => {
-                        brake.gone(sender(id));
-                        world.suspended.remove(&sender(id));
-                    }
                     Step::Stand => {
                         world.stands |= brake.holds();
                         for sender in brake.stands() {
