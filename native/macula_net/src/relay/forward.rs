@@ -124,13 +124,14 @@ impl RelayService {
     fn send(&self, way: &mut Way<'_>, datagram: Bytes) {
         let bytes = datagram.len();
         if way.room < bytes {
-            way.room = self.room(way);
-        }
-        if way.room < bytes {
-            self.counters.full.fetch_add(1, Relaxed);
-            // Where memory is bounded this one goes. Elsewhere the oldest of the queue make room:
-            // the newest are worth more.
-            if way.node.is_some() && self.memory.is_some() {
+            let (queue, memory) = self.room(way);
+            way.room = queue.min(memory);
+            if way.room < bytes {
+                self.counters.full.fetch_add(1, Relaxed);
+            }
+            // Without memory this one goes. When only the queue is full its oldest make room: the
+            // newest are worth more.
+            if memory < bytes {
                 return;
             }
         }
@@ -147,15 +148,17 @@ impl RelayService {
         }
     }
 
-    /// Bytes that may wait beside those that do.
-    fn room(&self, way: &Way<'_>) -> usize {
-        match (way.node, self.memory) {
+    /// Bytes for which the queue has room, and for which there is memory.
+    fn room(&self, way: &Way<'_>) -> (usize, usize) {
+        let queue = way.connection.datagram_send_buffer_space();
+        let memory = match (way.node, self.memory) {
             (Some(node), Some(memory)) => {
                 let waiting = node.look(&self.waiting);
-                let queue = limits::queue(memory, self.waiting.load(Relaxed));
-                queue.saturating_sub(waiting) as usize
+                let most = limits::queue(memory, self.waiting.load(Relaxed));
+                most.saturating_sub(waiting) as usize
             }
-            _ => way.connection.datagram_send_buffer_space(),
-        }
+            _ => usize::MAX,
+        };
+        (queue, memory)
     }
 }
