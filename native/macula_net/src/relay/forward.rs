@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use macula_core::mesh::packet;
 use macula_core::relay::limits;
 use macula_core::relay::message::ToNode;
-use macula_core::relay::table::{Forward, Id};
+use macula_core::relay::table::{Forward, Id, Relay};
 use quinn::Connection;
 
 use super::{Attached, Outgoing, RelayService};
@@ -30,97 +31,104 @@ struct Way<'a> {
     room: usize,
 }
 
+/// Passes on what was decided to be: mostly one datagram after the other to the same connection.
+struct Passing<'a> {
+    service: &'a RelayService,
+    attached: &'a HashMap<Id, Attached>,
+    latest: Option<Way<'a>>,
+}
+
 impl RelayService {
     /// Passes on what a node sends, until its connection ends.
     pub(super) async fn forward(&self, id: Id, connection: &Connection) {
-        let (mut run, mut decisions) = (Vec::new(), Vec::new());
-        while probe::next_datagrams(connection, RUN, &mut run).await.is_ok() {
-            self.decide(id, &run, &mut decisions);
-            let attached = self.attached.read();
-            let mut way = None;
-            for (decision, datagram) in decisions.drain(..).zip(run.drain(..)) {
-                match decision {
-                    Forward::To(_) | Forward::ToPeer(_) => {
-                        self.pass_on(&attached, &mut way, decision, datagram);
-                    }
-                    Forward::Silent => drop(self.counters.silent.fetch_add(1, Relaxed)),
-                    Forward::Nobody(tag) => {
-                        self.counters.nobody.fetch_add(1, Relaxed);
-                        let answer = Bytes::copy_from_slice(&packet::nobody(&tag));
-                        let _ = connection.send_datagram(answer);
-                    }
-                    Forward::Slow(tell) => {
-                        self.counters.slowed.fetch_add(1, Relaxed);
-                        if let Some(node) = attached.get(&id).filter(|_| tell) {
-                            node.say(Outgoing::Message(ToNode::Slowed));
-                        }
-                    }
-                    Forward::Invalid => drop(self.counters.invalid.fetch_add(1, Relaxed)),
+        let decide = |relay: &mut Relay, now, run: &[Bytes], decisions: &mut Vec<Forward>| {
+            let mut forwarder = relay.forwarder(now, id);
+            decisions.extend(run.iter().map(|datagram| forwarder.forward(datagram)));
+        };
+        let counters = &self.counters;
+        let pass = |passing: &mut Passing<'_>, decision, datagram| match decision {
+            Forward::To(_) | Forward::ToPeer(_) => passing.pass_on(decision, datagram),
+            Forward::Silent => drop(counters.silent.fetch_add(1, Relaxed)),
+            Forward::Nobody(tag) => {
+                counters.nobody.fetch_add(1, Relaxed);
+                let answer = Bytes::copy_from_slice(&packet::nobody(&tag));
+                let _ = connection.send_datagram(answer);
+            }
+            Forward::Slow(tell) => {
+                counters.slowed.fetch_add(1, Relaxed);
+                if let Some(node) = passing.attached.get(&id).filter(|_| tell) {
+                    node.say(Outgoing::Message(ToNode::Slowed));
                 }
             }
-        }
-    }
-
-    fn decide(&self, id: Id, run: &[Bytes], decisions: &mut Vec<Forward>) {
-        let mut relay = self.relay.lock();
-        let mut forwarder = relay.forwarder(self.began.elapsed(), id);
-        decisions.extend(run.iter().map(|datagram| forwarder.forward(datagram)));
+            Forward::Invalid => drop(counters.invalid.fetch_add(1, Relaxed)),
+        };
+        self.forward_runs(connection, decide, pass).await;
     }
 
     /// Passes what a peer forwards to the nodes here, until its connection ends.
     pub(super) async fn forward_here(&self, id: Id, connection: &Connection) {
+        let decide = |relay: &mut Relay, now, run: &[Bytes], decisions: &mut Vec<Forward>| {
+            decisions.extend(run.iter().map(|datagram| relay.forward_here(now, id, datagram)));
+        };
+        let counters = &self.counters;
+        let pass = |passing: &mut Passing<'_>, decision, datagram| {
+            let counter = match decision {
+                Forward::To(_) => {
+                    passing.pass_on(decision, datagram);
+                    &counters.from_peers
+                }
+                // Its withdrawal is on its way to the peer.
+                Forward::Nobody(_) => &counters.nobody,
+                Forward::Slow(_) => &counters.slowed,
+                Forward::ToPeer(_) | Forward::Silent | Forward::Invalid => &counters.invalid,
+            };
+            counter.fetch_add(1, Relaxed);
+        };
+        self.forward_runs(connection, decide, pass).await;
+    }
+
+    async fn forward_runs(
+        &self,
+        connection: &Connection,
+        decide: impl Fn(&mut Relay, Duration, &[Bytes], &mut Vec<Forward>),
+        pass: impl Fn(&mut Passing<'_>, Forward, Bytes),
+    ) {
         let (mut run, mut decisions) = (Vec::new(), Vec::new());
         while probe::next_datagrams(connection, RUN, &mut run).await.is_ok() {
-            self.decide_here(id, &run, &mut decisions);
+            decide(&mut self.relay.lock(), self.began.elapsed(), &run, &mut decisions);
             let attached = self.attached.read();
-            let mut way = None;
+            let mut passing = Passing { service: self, attached: &attached, latest: None };
             for (decision, datagram) in decisions.drain(..).zip(run.drain(..)) {
-                let counter = match decision {
-                    Forward::To(_) => {
-                        self.pass_on(&attached, &mut way, decision, datagram);
-                        &self.counters.from_peers
-                    }
-                    // Its withdrawal is on its way to the peer.
-                    Forward::Nobody(_) => &self.counters.nobody,
-                    Forward::Slow(_) => &self.counters.slowed,
-                    Forward::ToPeer(_) | Forward::Silent | Forward::Invalid => {
-                        &self.counters.invalid
-                    }
-                };
-                counter.fetch_add(1, Relaxed);
+                pass(&mut passing, decision, datagram);
             }
         }
     }
+}
 
-    fn decide_here(&self, id: Id, run: &[Bytes], decisions: &mut Vec<Forward>) {
-        let (mut relay, now) = (self.relay.lock(), self.began.elapsed());
-        decisions.extend(run.iter().map(|datagram| relay.forward_here(now, id, datagram)));
-    }
-
-    fn pass_on<'a>(
-        &self,
-        attached: &'a HashMap<Id, Attached>,
-        latest: &mut Option<Way<'a>>,
-        to: Forward,
-        datagram: Bytes,
-    ) {
-        if latest.as_ref().is_none_or(|way| way.to != to) {
-            *latest = self.way(attached, to);
+impl<'a> Passing<'a> {
+    fn pass_on(&mut self, to: Forward, datagram: Bytes) {
+        if self.latest.as_ref().is_none_or(|way| way.to != to) {
+            self.latest = self.way(to);
         }
-        if let Some(way) = latest {
-            self.send(way, datagram);
+        if let Some(way) = &mut self.latest {
+            self.service.send(way, datagram);
         }
     }
 
-    fn way<'a>(&self, attached: &'a HashMap<Id, Attached>, to: Forward) -> Option<Way<'a>> {
+    fn way(&self, to: Forward) -> Option<Way<'a>> {
+        let Passing { service, attached, .. } = self;
         let (connection, node) = match to {
             Forward::To(id) => attached.get(&id).map(|node| (node.connection.clone(), Some(node))),
-            Forward::ToPeer(id) => self.peers.connection(id).map(|connection| (connection, None)),
+            Forward::ToPeer(id) => {
+                service.peers.connection(id).map(|connection| (connection, None))
+            }
             _ => None,
         }?;
         Some(Way { to, connection, node, room: 0 })
     }
+}
 
+impl RelayService {
     fn send(&self, way: &mut Way<'_>, datagram: Bytes) {
         let bytes = datagram.len();
         if way.room < bytes {
@@ -153,7 +161,7 @@ impl RelayService {
         let queue = way.connection.datagram_send_buffer_space();
         let memory = match (way.node, self.memory) {
             (Some(node), Some(memory)) => {
-                let waiting = node.look(&self.waiting);
+                let waiting = node.note_room(queue, &self.waiting);
                 let most = limits::queue(memory, self.waiting.load(Relaxed));
                 most.saturating_sub(waiting) as usize
             }

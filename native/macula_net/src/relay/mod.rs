@@ -147,9 +147,13 @@ struct Attached {
 }
 
 impl Attached {
-    /// Bytes of datagrams that wait for it now, of which all of those waiting are told.
-    fn look(&self, of_all: &AtomicU64) -> u64 {
-        let room = self.connection.datagram_send_buffer_space();
+    /// Looks how many bytes of datagrams wait for it now, of which all of those waiting are told.
+    fn look(&self, of_all: &AtomicU64) {
+        self.note_room(self.connection.datagram_send_buffer_space(), of_all);
+    }
+
+    /// Bytes of datagrams that wait for it now, when its queue has `room` for so many more.
+    fn note_room(&self, room: usize, of_all: &AtomicU64) -> u64 {
         let now = transport::DATAGRAM_QUEUE.saturating_sub(room) as u64;
         self.note(now, of_all);
         now
