@@ -15,7 +15,7 @@ use macula_core::mesh::record::Attachment;
 use macula_core::relay::between::{Announcement, Between};
 use macula_core::relay::message::ToRelay;
 use macula_core::relay::peering::{GRACE, Learned, Peering};
-use macula_core::relay::table::{Action, Clock, Forward, Heard, Id, Relay, Stranger};
+use macula_core::relay::table::{Action, Clock, Forward, Forwarder, Heard, Id, Relay, Stranger};
 
 use super::choices::Choices;
 use super::sealed::KEY;
@@ -47,6 +47,8 @@ fn relay_id(peer: usize) -> [u8; LEN] {
 
 struct World {
     relay: Relay,
+    /// They remember where datagrams go, and notice when that changes.
+    forwarders: BTreeMap<Id, Forwarder>,
     now: Duration,
     last: Id,
     /// The connection of each peer.
@@ -84,8 +86,9 @@ impl World {
         ] {
             relay.receive(clock, NODE, message, |_| false);
         }
-        let (now, peers, known) = (Duration::ZERO, [None; PEERS], BTreeMap::new());
-        World { relay, now, last: 0, peers, known }
+        let (now, peers) = (Duration::ZERO, [None; PEERS]);
+        let (forwarders, known) = (BTreeMap::new(), BTreeMap::new());
+        World { relay, forwarders, now, last: 0, peers, known }
     }
 
     fn step(&mut self, what: usize, peer: usize, choices: &mut Choices<'_>) {
@@ -189,7 +192,7 @@ impl World {
     fn pass_here(&mut self, id: Id, from: usize, to: usize) {
         let (from, to) = (TAGS[from % 3], TAGS[to % 3]);
         let datagram = [&packet::header(&to, &from)[..], b"sealed"].concat();
-        let decision = self.relay.forward_here(self.now, id, &datagram);
+        let decision = self.forward(id, &datagram);
         match decision {
             Forward::To(holder) => assert_eq!((holder, to), (NODE, TAGS[0])),
             Forward::Nobody(tag) => assert_eq!(tag, to),
@@ -204,7 +207,7 @@ impl World {
     fn pass_on(&mut self) {
         for to in &TAGS[1..] {
             let datagram = [&packet::header(to, &TAGS[0])[..], b"sealed"].concat();
-            let decision = self.relay.forwarder(self.now, NODE).forward(&datagram);
+            let decision = self.forward(NODE, &datagram);
             let is_up = |id: &Id| self.peers.contains(&Some(*id));
             let at = self.known.iter().filter(|((_, tag), _)| tag == to);
             let at: Vec<_> =
@@ -222,6 +225,12 @@ impl World {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    fn forward(&mut self, id: Id, datagram: &[u8]) -> Forward {
+        let World { relay, forwarders, now, .. } = self;
+        let forwarder = forwarders.entry(id).or_insert_with(|| relay.forwarder(*now, id));
+        forwarder.forward(*now, datagram, |ends| relay.route(*now, id, ends))
     }
 
     fn tell(&mut self, id: Id) {

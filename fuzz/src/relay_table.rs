@@ -12,7 +12,7 @@ use macula_core::keys::LEN;
 use macula_core::mesh::claim::{Claim, Tag};
 use macula_core::mesh::packet;
 use macula_core::relay::message::{ToNode, ToRelay};
-use macula_core::relay::table::{Action, Clock, Forward, Id, Relay, Stranger};
+use macula_core::relay::table::{Action, Clock, Forward, Forwarder, Id, Relay, Stranger};
 use macula_core::secret::Secret;
 
 use super::choices::Choices;
@@ -42,6 +42,8 @@ fn exporter(node: usize) -> [u8; LEN] {
 #[derive(Default)]
 struct World {
     relay: Relay,
+    /// They remember where datagrams go, and notice when that changes.
+    forwarders: BTreeMap<Id, Forwarder>,
     now: Duration,
     /// The realms of those attached.
     realms: BTreeMap<Id, String>,
@@ -114,7 +116,7 @@ impl World {
             _ => {
                 let len = choices.next();
                 // Nobody holds a tag that was not claimed.
-                let decision = self.relay.forwarder(self.now, id).forward(&choices.take(len));
+                let decision = self.pass(id, &choices.take(len));
                 assert!(!matches!(decision, Forward::Slow(_)));
             }
         }
@@ -198,6 +200,12 @@ impl World {
             Some(holder) => Forward::To(*holder),
             None => Forward::Nobody(to),
         };
-        assert_eq!(self.relay.forwarder(self.now, id).forward(&datagram), expected);
+        assert_eq!(self.pass(id, &datagram), expected);
+    }
+
+    fn pass(&mut self, id: Id, datagram: &[u8]) -> Forward {
+        let World { relay, forwarders, now, .. } = self;
+        let forwarder = forwarders.entry(id).or_insert_with(|| relay.forwarder(*now, id));
+        forwarder.forward(*now, datagram, |ends| relay.route(*now, id, ends))
     }
 }

@@ -17,7 +17,7 @@ use macula_core::mesh::record::Attachment;
 use macula_core::relay::between::Between;
 use macula_core::relay::message::{ToNode, ToRelay};
 use macula_core::relay::peering::{GRACE, Peering};
-use macula_core::relay::table::{Action, Clock, Forward, Heard, Id, Relay, Stranger};
+use macula_core::relay::table::{Action, Clock, Forward, Forwarder, Heard, Id, Relay, Stranger};
 use proptest::prelude::*;
 
 const RELAYS: usize = 3;
@@ -66,6 +66,8 @@ struct World {
     now: Duration,
     last_id: Id,
     places: BTreeMap<(usize, Id), Place>,
+    /// They remember where datagrams go, and notice when that changes.
+    forwarders: BTreeMap<(usize, Id), Forwarder>,
     lines: BTreeMap<Id, Line>,
     /// Datagrams that passed between relays.
     crossed: usize,
@@ -210,7 +212,7 @@ impl World {
         let node = self.places[&(relay, id)].node;
         let header = packet::header(&to, &TAGS[name_of(node)]);
         let datagram = [&header[..], b"sealed"].concat();
-        let peer = match self.relays[relay].forwarder(self.now, id).forward(&datagram) {
+        let peer = match self.forward(relay, id, &datagram) {
             Forward::To(holder) => return Ok((relay, holder)),
             Forward::ToPeer(peer) => peer,
             other => return Err(other),
@@ -218,12 +220,19 @@ impl World {
         self.crossed += 1;
         let ends = self.lines[&peer].ends;
         let there = if ends[0] == relay { ends[1] } else { ends[0] };
-        match self.relays[there].forward_here(self.now, peer, &datagram) {
+        match self.forward(there, peer, &datagram) {
             Forward::To(holder) => Ok((there, holder)),
             Forward::ToPeer(_) => panic!("forwarded twice"),
             // The relay here should have known.
             _ => Err(Forward::Silent),
         }
+    }
+
+    fn forward(&mut self, at: usize, id: Id, datagram: &[u8]) -> Forward {
+        let World { relays, forwarders, now, .. } = self;
+        let relay = &relays[at];
+        let forwarder = forwarders.entry((at, id)).or_insert_with(|| relay.forwarder(*now, id));
+        forwarder.forward(*now, datagram, |ends| relay.route(*now, id, ends))
     }
 
     /// Everything that is under way arrives, and all trials end.

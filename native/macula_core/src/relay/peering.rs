@@ -157,11 +157,10 @@ impl Peers {
         self.peers.get(&id).is_some_and(|peer| peer.lost.is_none() && !peer.doubted)
     }
 
-    /// Whether a peer answers just now.
-    pub(super) fn doubt(&mut self, id: Id, doubted: bool) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.doubted = doubted;
-        }
+    /// Whether a peer answers just now. True: that is news.
+    pub(super) fn doubt(&mut self, id: Id, doubted: bool) -> bool {
+        let peer = self.peers.get_mut(&id);
+        peer.is_some_and(|peer| std::mem::replace(&mut peer.doubted, doubted) != doubted)
     }
 
     /// Peers that are connected; one that is connected twice counts once.

@@ -2,6 +2,7 @@
 //! forwards what it cannot read; `macula_core::relay` decides where.
 
 mod forward;
+mod leg;
 mod peer;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use crate::framing;
 use crate::mesh::RelayUrl;
 use crate::socket::from_label;
 use crate::{tls, transport};
+use leg::Leg;
 
 pub use peer::{PeerInfo, PeerState};
 
@@ -128,7 +130,7 @@ pub(crate) struct RelayService {
     /// Bytes of datagrams that may wait for all nodes.
     memory: Option<u64>,
     /// As many do, as was seen when each of the queues was looked at last.
-    waiting: AtomicU64,
+    waiting: Arc<AtomicU64>,
     authorities: HashMap<String, Authorities>,
     began: Instant,
     last_id: AtomicU64,
@@ -140,35 +142,15 @@ pub(crate) struct RelayService {
 
 /// An attached node.
 struct Attached {
-    connection: Connection,
+    leg: Arc<Leg>,
     messages: mpsc::Sender<Outgoing>,
-    /// Bytes of datagrams that wait for it, as was seen last.
-    waiting: AtomicU64,
 }
 
 impl Attached {
-    /// Looks how many bytes of datagrams wait for it now, of which all of those waiting are told.
-    fn look(&self, of_all: &AtomicU64) {
-        self.note_room(self.connection.datagram_send_buffer_space(), of_all);
-    }
-
-    /// Bytes of datagrams that wait for it now, when its queue has `room` for so many more.
-    fn note_room(&self, room: usize, of_all: &AtomicU64) -> u64 {
-        let now = transport::DATAGRAM_QUEUE.saturating_sub(room) as u64;
-        self.note(now, of_all);
-        now
-    }
-
     fn say(&self, message: Outgoing) {
         if self.messages.try_send(message).is_err() {
-            self.connection.close(VarInt::from_u32(0), b"slow");
+            self.leg.connection.close(VarInt::from_u32(0), b"slow");
         }
-    }
-
-    fn note(&self, now: u64, of_all: &AtomicU64) {
-        let before = self.waiting.swap(now, Relaxed);
-        // Wraps where it is less.
-        of_all.fetch_add(now.wrapping_sub(before), Relaxed);
     }
 }
 
@@ -214,7 +196,7 @@ impl RelayService {
             attached: RwLock::default(),
             peers: peer::Table::new(&config.peers),
             memory: config.memory,
-            waiting: AtomicU64::new(0),
+            waiting: Arc::default(),
             authorities,
             began: Instant::now(),
             last_id: AtomicU64::new(0),
@@ -315,8 +297,7 @@ impl RelayService {
     /// Ends all attachments and peerings that are; nodes and peers come back.
     fn part(&self) {
         for (_, attached) in self.attached.write().drain() {
-            attached.note(0, &self.waiting);
-            attached.connection.close(VarInt::from_u32(0), b"stopped");
+            attached.leg.connection.close(VarInt::from_u32(0), b"stopped");
         }
         self.peers.hang_up();
     }
@@ -379,9 +360,8 @@ impl RelayService {
         }
         let (messages, outgoing) = mpsc::channel(WAITING);
         transport::attached(connection);
-        let waiting = AtomicU64::new(0);
-        let attached = Attached { connection: connection.clone(), messages, waiting };
-        self.attached.write().insert(id, attached);
+        let leg = Leg::to_node(connection.clone(), self.waiting.clone()).into();
+        self.attached.write().insert(id, Attached { leg, messages });
         let writer = tokio::spawn(write(connection.clone(), send, outgoing));
         self.relay.lock().connected(id, stranger);
         let first = self.take(id, first, &shown);
@@ -463,9 +443,7 @@ impl RelayService {
 
     /// There is nobody with this id any more.
     fn forget(&self, id: Id) {
-        if let Some(attached) = self.attached.write().remove(&id) {
-            attached.note(0, &self.waiting);
-        }
+        self.attached.write().remove(&id);
     }
 
     /// Ends the trials that begin with these actions in time.
@@ -490,7 +468,7 @@ impl RelayService {
         let actions = self.relay.lock().expire(self.began.elapsed());
         self.carry_out(actions);
         self.attached.read().values().for_each(|attached| {
-            attached.look(&self.waiting);
+            attached.leg.look();
         });
     }
 

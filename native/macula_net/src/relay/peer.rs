@@ -20,6 +20,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::leg::Leg;
 use super::{AGAIN, Counted, EXPORTER, PATIENCE, RelayService};
 use crate::endpoint::Shared;
 use crate::mesh::{RelayError, RelayUrl, attachment};
@@ -92,7 +93,7 @@ pub(super) struct Table {
 }
 
 struct Connected {
-    connection: Connection,
+    leg: Arc<Leg>,
     messages: mpsc::Sender<Between>,
     wake: Arc<Notify>,
     has_called: bool,
@@ -109,15 +110,15 @@ impl Table {
         !self.listed.lock().is_empty() || !self.connected.read().is_empty()
     }
 
-    pub(super) fn connection(&self, id: Id) -> Option<Connection> {
-        self.connected.read().get(&id).map(|peer| peer.connection.clone())
+    pub(super) fn leg(&self, id: Id) -> Option<Arc<Leg>> {
+        self.connected.read().get(&id).map(|peer| peer.leg.clone())
     }
 
     pub(super) fn tell(&self, id: Id, message: Between) {
         if let Some(peer) = self.connected.read().get(&id)
             && peer.messages.try_send(message).is_err()
         {
-            peer.connection.close(VarInt::from_u32(0), b"slow");
+            peer.leg.connection.close(VarInt::from_u32(0), b"slow");
         }
     }
 
@@ -129,7 +130,7 @@ impl Table {
 
     pub(super) fn hang_up(&self) {
         for peer in self.connected.read().values() {
-            peer.connection.close(FAREWELL, b"stopped");
+            peer.leg.connection.close(FAREWELL, b"stopped");
         }
     }
 
@@ -139,7 +140,7 @@ impl Table {
         let listed = listed.map(|(url, state)| PeerInfo { name: url.text, called: false, state });
         let connected = self.connected.read();
         let callers = connected.values().filter(|peer| peer.has_called).map(|peer| {
-            let address = from_label(peer.connection.remote_address());
+            let address = from_label(peer.leg.connection.remote_address());
             PeerInfo { name: address.to_string(), called: true, state: PeerState::Up { address } }
         });
         listed.chain(callers).collect()
@@ -291,7 +292,7 @@ impl RelayService {
         let (messages, outgoing) = mpsc::channel(WAITING);
         let (wake, relay) = (Arc::new(Notify::new()), peering.relay);
         let connected = Connected {
-            connection: connection.clone(),
+            leg: Leg::to_peer(connection.clone()).into(),
             messages,
             wake: wake.clone(),
             has_called: !peering.called,

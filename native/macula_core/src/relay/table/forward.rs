@@ -1,13 +1,21 @@
 //! Where datagrams go.
 //!
-//! A node's come in runs, most of a run for one other node: what is the same for all of them is
-//! looked up once.
+//! Where from one tag to another is asked of the table once, and remembered for as long as nothing
+//! changes there: who forwards waits for nobody who attaches, claims or leaves meanwhile.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Attachment, Id, Meter, Peers, Realm, Relay};
+use super::{Attachment, Id, Meter, Realm, Relay};
 use crate::mesh::claim::Tag;
 use crate::mesh::packet::Packet;
+use crate::relay::limits::Limits;
+
+/// Routes remembered for one sender: a node that talks to more asks the table again now and then.
+/// Some 100 kB.
+const MAX_ROUTES: usize = 1024;
 
 /// What to do with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,108 +30,173 @@ pub enum Forward {
     Nobody(Tag),
     /// Drop it: the node sends more than it may. True: and tell it.
     Slow(bool),
-    /// Drop it: it cannot be read, or its sender holds neither the tag it names nor any.
+    /// Drop it: it cannot be read, or its sender does not hold the tag it names as its own.
     Invalid,
 }
 
-/// Decides about what one node sends, as the table is now.
-#[derive(Debug)]
-pub struct Forwarder<'a> {
-    now: Duration,
-    sender: Option<Sender<'a>>,
-    peers: &'a Peers,
-    /// The tag addressed last, and the way to its holder.
-    latest: Option<(Tag, Forward)>,
+/// Who sends a datagram, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// The tag of its sender.
+    pub from: Tag,
+    /// The tag of its receiver.
+    pub to: Tag,
 }
 
+/// What the table says of datagrams between two tags.
+#[derive(Clone, Debug)]
+pub struct Route {
+    way: Forward,
+    /// What all of the realm may send together; none: as much as they like.
+    realm: Option<SharedMeter>,
+}
+
+/// A meter of all of a realm.
+pub(super) type SharedMeter = Arc<Mutex<Meter>>;
+
+/// Counts the changes of who holds what.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Edition(Arc<AtomicU64>);
+
+/// Decides about what one node or peer sends.
 #[derive(Debug)]
-struct Sender<'a> {
-    claims: &'a [Tag],
-    meter: &'a mut Meter,
-    realm: &'a mut Realm,
-    /// The realm's name.
-    name: &'a str,
+pub struct Forwarder {
+    meter: Meter,
+    table: Edition,
+    /// The edition that the routes are of.
+    edition: u64,
+    latest: Option<(Ends, Route)>,
+    routes: HashMap<Ends, Route>,
 }
 
 impl Relay {
-    /// Decides about what the node `id` sends at `now`.
-    pub fn forwarder(&mut self, now: Duration, id: Id) -> Forwarder<'_> {
-        let sender = self.attachments.get_mut(&id).and_then(|attachment| {
-            let Attachment { realm, claims, meter, .. } = attachment;
-            let name = realm.as_deref()?;
-            Some(Sender { claims, meter, realm: self.realms.get_mut(name)?, name })
-        });
-        Forwarder { now, sender, peers: &self.peers, latest: None }
+    /// For what the node or peer `id` sends from `now` on.
+    pub fn forwarder(&self, now: Duration, id: Id) -> Forwarder {
+        let is_node = self.attachments.contains_key(&id);
+        let limits = if is_node { self.config.per_node } else { Limits::default() };
+        Forwarder {
+            meter: Meter::new(&limits, now),
+            table: self.edition.clone(),
+            edition: self.edition.current(),
+            latest: None,
+            routes: HashMap::new(),
+        }
     }
 
-    /// Where a datagram goes that the peer `id` has forwarded: to a node here, or nowhere.
-    pub fn forward_here(&mut self, now: Duration, id: Id, datagram: &[u8]) -> Forward {
+    /// Where datagrams between two tags go that `id` sends. None: it does not hold the one they are
+    /// said to come from.
+    pub fn route(&self, now: Duration, id: Id, ends: &Ends) -> Option<Route> {
+        match self.attachments.get(&id) {
+            Some(attachment) => self.route_of_node(now, attachment, ends),
+            None => self.route_of_peer(now, id, ends),
+        }
+    }
+
+    fn route_of_node(&self, now: Duration, from: &Attachment, ends: &Ends) -> Option<Route> {
+        let name = from.realm.as_deref().filter(|_| from.claims.contains(&ends.from))?;
+        let realm = self.realms.get(name)?;
+        let to = ends.to;
+        let elsewhere = || match self.peers.place(now, name, &to) {
+            Some(place) if self.peers.answers(place.peer) => Forward::ToPeer(place.peer),
+            Some(_) => Forward::Silent,
+            None => Forward::Nobody(to),
+        };
+        let way = realm.holder(&to).map_or_else(elsewhere, Forward::To);
+        Some(Route { way, realm: realm.meter.clone() })
+    }
+
+    /// What a peer forwards goes to a node here, or nowhere.
+    fn route_of_peer(&self, now: Duration, id: Id, ends: &Ends) -> Option<Route> {
+        let from = self.peers.place_at(now, id, &ends.from).filter(|_| self.peers.is_up(id))?;
+        let realm = self.realms.get(&*from.realm);
+        let holder = realm.and_then(|realm| realm.holder(&ends.to));
+        Some(Route {
+            way: holder.map_or(Forward::Nobody(ends.to), Forward::To),
+            realm: realm.and_then(|realm| realm.meter.clone()),
+        })
+    }
+}
+
+impl Realm {
+    fn holder(&self, tag: &Tag) -> Option<Id> {
+        self.holders.get(tag).map(|holder| holder.id)
+    }
+}
+
+impl Edition {
+    /// Something has changed. Who sees it a moment later has sent a moment earlier.
+    pub(super) fn advance(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn current(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Forwarder {
+    /// Where a datagram goes that was sent at `now`. `table` is asked ([`Relay::route`]) when that is
+    /// not remembered.
+    pub fn forward(
+        &mut self,
+        now: Duration,
+        datagram: &[u8],
+        table: impl FnOnce(&Ends) -> Option<Route>,
+    ) -> Forward {
         let Some(Packet::Data { to, from, .. }) = Packet::decode(datagram) else {
             return Forward::Invalid;
         };
-        let from = self.peers.place_at(now, id, &from).filter(|_| self.peers.is_up(id));
-        let Some(from) = from else {
-            return Forward::Invalid;
-        };
-        let Some(realm) = self.realms.get_mut(&*from.realm) else {
-            return Forward::Nobody(to);
-        };
         let bytes = datagram.len() as u64;
-        if !realm.meter.has(now, bytes) {
-            return Forward::Slow(false);
-        }
-        realm.meter.take(bytes);
-        match realm.holders.get(&to) {
-            Some(holder) => Forward::To(holder.id),
-            None => Forward::Nobody(to),
-        }
-    }
-}
-
-impl Forwarder<'_> {
-    /// Where the next datagram goes.
-    pub fn forward(&mut self, datagram: &[u8]) -> Forward {
-        let (Some(sender), Some(Packet::Data { to, from, .. })) =
-            (&mut self.sender, Packet::decode(datagram))
-        else {
-            return Forward::Invalid;
-        };
-        if !sender.claims.contains(&from) {
-            return Forward::Invalid;
-        }
-        if let Err(slow) = sender.pay(self.now, datagram.len() as u64) {
-            return slow;
-        }
-        match self.latest {
-            Some((latest, way)) if latest == to => way,
-            _ => {
-                let way = sender.way(self.now, self.peers, to);
-                self.latest = Some((to, way));
-                way
-            }
-        }
-    }
-}
-
-impl Sender<'_> {
-    /// Counts a datagram of `bytes`, unless it is too much for the node or its realm.
-    fn pay(&mut self, now: Duration, bytes: u64) -> Result<(), Forward> {
-        if !self.meter.has(now, bytes) || !self.realm.meter.has(now, bytes) {
-            return Err(Forward::Slow(self.meter.tells(now)));
+        if !self.meter.has(now, bytes) {
+            return Forward::Slow(self.meter.tells(now));
         }
         self.meter.take(bytes);
-        self.realm.meter.take(bytes);
-        Ok(())
+        match self.route(Ends { from, to }, table) {
+            Some(route) if route.may_take(now, bytes) => route.way,
+            Some(_) => Forward::Slow(self.meter.tells(now)),
+            None => Forward::Invalid,
+        }
     }
 
-    fn way(&self, now: Duration, peers: &Peers, to: Tag) -> Forward {
-        if let Some(holder) = self.realm.holders.get(&to) {
-            return Forward::To(holder.id);
+    fn route(&mut self, ends: Ends, table: impl FnOnce(&Ends) -> Option<Route>) -> Option<&Route> {
+        // Before the table is asked: what changes afterwards is seen the next time.
+        let edition = self.table.current();
+        if edition != self.edition || self.routes.len() >= MAX_ROUTES {
+            self.edition = edition;
+            self.routes.clear();
+            self.latest = None;
         }
-        match peers.place(now, self.name, &to) {
-            Some(place) if peers.answers(place.peer) => Forward::ToPeer(place.peer),
-            Some(_) => Forward::Silent,
-            None => Forward::Nobody(to),
+        // Mostly one datagram after the other is for the same node.
+        if self.latest.as_ref().is_none_or(|(latest, _)| *latest != ends) {
+            let route = match self.routes.get(&ends) {
+                Some(known) => known.clone(),
+                None => table(&ends)?,
+            };
+            self.routes.entry(ends).or_insert_with(|| route.clone());
+            self.latest = Some((ends, route));
         }
+        self.latest.as_ref().map(|(_, route)| route)
+    }
+}
+
+#[cfg(test)]
+impl Forwarder {
+    pub(super) fn remembers(&self) -> usize {
+        self.routes.len()
+    }
+}
+
+impl Route {
+    /// Counts a datagram of `bytes`, unless it is too much for the realm.
+    fn may_take(&self, now: Duration, bytes: u64) -> bool {
+        let Some(realm) = &self.realm else {
+            return true;
+        };
+        let mut meter = realm.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = meter.has(now, bytes);
+        if has {
+            meter.take(bytes);
+        }
+        has
     }
 }

@@ -14,7 +14,7 @@ mod trials;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -27,9 +27,10 @@ use super::pressure::{Crowds, Rates};
 use crate::keys::LEN;
 use crate::mesh::claim::Tag;
 use crate::mesh::record::{Attachment as Attached, Record};
+use forward::{Edition, SharedMeter};
 use trials::{Asked, Trial, Why};
 
-pub use forward::{Forward, Forwarder};
+pub use forward::{Ends, Forward, Forwarder, Route};
 pub use peers::Heard;
 
 /// How long the holder of a tag has to show that it lives when another node claims it: a busy VM
@@ -142,6 +143,8 @@ pub struct Relay {
     attachments: HashMap<Id, Attachment>,
     realms: HashMap<String, Realm>,
     peers: Peers,
+    /// Advances with every change of where datagrams go.
+    edition: Edition,
     /// The nodes of all realms.
     nodes: usize,
     trials: Vec<Trial>,
@@ -157,14 +160,14 @@ struct Attachment {
     /// None until it is attached.
     realm: Option<String>,
     claims: Vec<Tag>,
-    meter: Meter,
 }
 
 #[derive(Debug)]
 struct Realm {
     nodes: usize,
     holders: HashMap<Tag, Holder>,
-    meter: Meter,
+    /// What all of its nodes may send together; none: as much as they like.
+    meter: Option<SharedMeter>,
 }
 
 #[derive(Debug)]
@@ -188,8 +191,7 @@ impl Relay {
 
     /// A node has connected.
     pub fn connected(&mut self, id: Id, stranger: Stranger) {
-        let attachment =
-            Attachment { stranger, realm: None, claims: Vec::new(), meter: Meter::default() };
+        let attachment = Attachment { stranger, realm: None, claims: Vec::new() };
         self.attachments.insert(id, attachment);
     }
 
@@ -198,6 +200,7 @@ impl Relay {
         let Some(attachment) = self.attachments.remove(&id) else {
             return Vec::new();
         };
+        self.edition.advance();
         let mut actions = Vec::new();
         if let Some(name) = attachment.realm
             && let Some(realm) = self.realms.get_mut(&name)
@@ -271,6 +274,8 @@ impl Relay {
     /// Ends the trials that are over at `now`: those holders did not answer.
     pub fn expire(&mut self, now: Duration) -> Vec<Action> {
         self.crowds.forget(now);
+        // Words of peers end with time.
+        self.edition.advance();
         let (over, open) = self.trials.drain(..).partition(|trial| trial.ends <= now);
         self.trials = open;
         let over: Vec<Trial> = over;
@@ -332,12 +337,11 @@ impl Relay {
         let realm = self.realms.entry(name.clone()).or_insert_with(|| Realm {
             nodes: 0,
             holders: HashMap::new(),
-            meter: Meter::new(&self.config.per_realm, now),
+            meter: meter_of_all(&self.config.per_realm, now),
         });
         realm.nodes += 1;
         self.nodes += 1;
         attachment.realm = Some(name);
-        attachment.meter = Meter::new(&self.config.per_node, now);
         let observed = attachment.stranger.address;
         vec![Action::Send(id, ToNode::Attached { features: 0, observed, time: wall })]
     }
@@ -401,6 +405,7 @@ impl Relay {
         let former = realm.holders.remove(&tag).filter(|former| former.id == id);
         let former = former.and_then(|former| former.record);
         realm.holders.insert(tag, Holder { id, sealed, record: former });
+        self.edition.advance();
         let mut actions = vec![Action::Send(id, ToNode::Held(tag))];
         if let Some(record) = record {
             actions.extend(self.publish(now, id, tag, record));
@@ -437,6 +442,7 @@ impl Relay {
             return Vec::new();
         };
         attachment.claims.retain(|claimed| *claimed != tag);
+        self.edition.advance();
         let Some(name) = attachment.realm.clone() else {
             return Vec::new();
         };
@@ -487,6 +493,11 @@ impl Relay {
     }
 }
 
+fn meter_of_all(limits: &Limits, now: Duration) -> Option<SharedMeter> {
+    let is_limited = *limits != Limits::default();
+    is_limited.then(|| Arc::new(Mutex::new(Meter::new(limits, now))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -533,9 +544,17 @@ mod tests {
         Action::Close(id, ToNode::Refused(refusal))
     }
 
-    fn forward(relay: &mut Relay, id: Id, from: &str, to: &str) -> Forward {
-        let header = packet::header(&KEY.tag(to), &KEY.tag(from));
-        relay.forwarder(NOW, id).forward(&[&header[..], b"sealed"].concat())
+    fn datagram(from: &str, to: &str) -> Vec<u8> {
+        [&packet::header(&KEY.tag(to), &KEY.tag(from))[..], b"sealed"].concat()
+    }
+
+    /// What becomes of a datagram of `id`, whose `forwarder` this is.
+    fn pass(relay: &Relay, forwarder: &mut Forwarder, id: Id, datagram: &[u8]) -> Forward {
+        forwarder.forward(NOW, datagram, |ends| relay.route(NOW, id, ends))
+    }
+
+    fn forward(relay: &Relay, id: Id, from: &str, to: &str) -> Forward {
+        pass(relay, &mut relay.forwarder(NOW, id), id, &datagram(from, to))
     }
 
     #[test]
@@ -545,13 +564,13 @@ mod tests {
             attach(&mut relay, id, id as u8, realm, b"");
             assert_eq!(claim(&mut relay, NOW, id, name), [held(id, name)]);
         }
-        assert_eq!(forward(&mut relay, 1, "a", "b"), Forward::To(2));
-        assert_eq!(forward(&mut relay, 2, "b", "a"), Forward::To(1));
-        assert_eq!(forward(&mut relay, 1, "a", "c"), Forward::Nobody(KEY.tag("c")));
-        assert_eq!(forward(&mut relay, 1, "b", "a"), Forward::Invalid);
-        assert_eq!(relay.forwarder(NOW, 1).forward(b"?"), Forward::Invalid);
+        assert_eq!(forward(&relay, 1, "a", "b"), Forward::To(2));
+        assert_eq!(forward(&relay, 2, "b", "a"), Forward::To(1));
+        assert_eq!(forward(&relay, 1, "a", "c"), Forward::Nobody(KEY.tag("c")));
+        assert_eq!(forward(&relay, 1, "b", "a"), Forward::Invalid);
+        assert_eq!(pass(&relay, &mut relay.forwarder(NOW, 1), 1, b"?"), Forward::Invalid);
         relay.gone(2);
-        assert_eq!(forward(&mut relay, 1, "a", "b"), Forward::Nobody(KEY.tag("b")));
+        assert_eq!(forward(&relay, 1, "a", "b"), Forward::Nobody(KEY.tag("b")));
         assert_eq!(relay.nodes(), 2);
     }
 
@@ -730,9 +749,72 @@ mod tests {
         let mut relay = Relay::new(Config { per_node, ..Config::default() });
         attach(&mut relay, 1, 1, "r", b"");
         claim(&mut relay, NOW, 1, "a");
-        let sent: Vec<_> = (0..5).map(|_| forward(&mut relay, 1, "a", "a")).collect();
+        let (mut forwarder, sent) = (relay.forwarder(NOW, 1), datagram("a", "a"));
+        let sent: Vec<_> = (0..5).map(|_| pass(&relay, &mut forwarder, 1, &sent)).collect();
         let through = Forward::To(1);
         assert_eq!(sent, [through, through, through, Forward::Slow(true), Forward::Slow(false)]);
+    }
+
+    #[test]
+    fn a_realm_shares_what_its_nodes_may_send() {
+        let per_realm = Limits { datagrams: Some(3), ..Limits::default() };
+        let mut relay = Relay::new(Config { per_realm, ..Config::default() });
+        for (id, realm, name) in [(1, "r", "a"), (2, "r", "b"), (3, "s", "c")] {
+            attach(&mut relay, id, id as u8, realm, b"");
+            claim(&mut relay, NOW, id, name);
+        }
+        let passed = |id, name: &str| forward(&relay, id, name, name) == Forward::To(id);
+        assert!([(1, "a"), (2, "b"), (1, "a")].into_iter().all(|(id, name)| passed(id, name)));
+        assert_eq!(forward(&relay, 2, "b", "b"), Forward::Slow(true));
+        assert_eq!(forward(&relay, 3, "c", "c"), Forward::To(3));
+    }
+
+    /// The table is asked once, and again when it has changed.
+    #[test]
+    fn a_route_is_remembered_until_something_changes() {
+        let mut relay = Relay::default();
+        for (id, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            attach(&mut relay, id, id as u8, "r", b"");
+            claim(&mut relay, NOW, id, name);
+        }
+        let mut forwarder = relay.forwarder(NOW, 1);
+        let mut asked = |relay: &Relay, to: &str| {
+            let mut asked = 0;
+            let way = forwarder.forward(NOW, &datagram("a", to), |ends| {
+                asked += 1;
+                relay.route(NOW, 1, ends)
+            });
+            (way, asked)
+        };
+        assert_eq!(asked(&relay, "b"), (Forward::To(2), 1));
+        assert_eq!(asked(&relay, "c"), (Forward::To(3), 1));
+        assert_eq!(asked(&relay, "b"), (Forward::To(2), 0));
+        assert_eq!(asked(&relay, "c"), (Forward::To(3), 0));
+        relay.gone(3);
+        assert_eq!(asked(&relay, "c"), (Forward::Nobody(KEY.tag("c")), 1));
+        assert_eq!(asked(&relay, "c"), (Forward::Nobody(KEY.tag("c")), 0));
+        assert_eq!(asked(&relay, "b"), (Forward::To(2), 1));
+        attach(&mut relay, 4, 4, "r", b"");
+        claim(&mut relay, NOW, 4, "c");
+        assert_eq!(asked(&relay, "c"), (Forward::To(4), 1));
+        relay.receive(at(NOW), 1, ToRelay::Release(KEY.tag("a")), |_| false);
+        assert_eq!(asked(&relay, "c"), (Forward::Invalid, 1));
+    }
+
+    /// Whoever talks to very many has no more remembered than is allowed.
+    #[test]
+    fn routes_are_bounded() {
+        let mut relay = Relay::default();
+        attach(&mut relay, 1, 1, "r", b"");
+        claim(&mut relay, NOW, 1, "a");
+        let mut forwarder = relay.forwarder(NOW, 1);
+        for n in 0..5000u16 {
+            let mut to = Tag([0; 16]);
+            to.0[..2].copy_from_slice(&n.to_be_bytes());
+            let datagram = packet::header(&to, &KEY.tag("a"));
+            assert_eq!(pass(&relay, &mut forwarder, 1, &datagram), Forward::Nobody(to));
+            assert!(forwarder.remembers() <= 1024);
+        }
     }
 
     #[test]

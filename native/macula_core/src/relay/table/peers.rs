@@ -55,6 +55,7 @@ impl Relay {
             }
             Heard::Said(Between::Withdraw(tag)) => {
                 self.peers.withdraw(id, &tag);
+                self.edition.advance();
                 Vec::new()
             }
             Heard::Said(Between::Probe { token, realm, tag, node }) => {
@@ -96,7 +97,9 @@ impl Relay {
 
     /// Whether a peer answers just now: what is for it is dropped as long as it does not.
     pub fn doubt(&mut self, id: Id, doubted: bool) {
-        self.peers.doubt(id, doubted);
+        if self.peers.doubt(id, doubted) {
+            self.edition.advance();
+        }
     }
 
     /// A peering has ended. `broke`: without a word, so that it is likely to be back soon.
@@ -104,6 +107,7 @@ impl Relay {
         let of_peer = |trial: &Trial| matches!(trial.why, Why::Probe(peer, _) if peer == id);
         self.trials.retain(|trial| !of_peer(trial));
         self.peers.gone(now, id, broke);
+        self.edition.advance();
     }
 
     /// Has peers be told of a tag, and its holder of a record elsewhere that outdoes its own.
@@ -146,6 +150,9 @@ impl Relay {
         let (realm, node) = (announced.realm.clone(), announced.node);
         let Clock { now, wall } = clock;
         let learned = self.peers.learn(now, wall, id, (tag, announced), &self.config);
+        if learned == Learned::News {
+            self.edition.advance();
+        }
         let holder = self.holder_in(&realm, &tag);
         let (Learned::News, Some(holder)) = (learned, holder) else {
             return (Vec::new(), learned);
