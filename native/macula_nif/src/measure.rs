@@ -1,7 +1,8 @@
 //! For tests (feature `measure`): the CPU time of every NIF call, and the bytes allocated here.
 //!
 //! With `MACULA_CALL_TIMES` naming a directory, a table is kept there in a file per VM, so that a
-//! whole test run can be judged, nodes that were killed included.
+//! whole test run can be judged, nodes that were killed included; beside it each slow call, with
+//! what the kernel did meanwhile.
 //!
 //! A virtual machine that is held up by its host charges that time to whichever thread it hits:
 //! a loop of a few microseconds is then seen to take milliseconds. So every call is followed, in
@@ -35,11 +36,14 @@ mod inner {
 #[cfg(feature = "measure")]
 mod inner {
     use std::alloc::{GlobalAlloc, Layout, System};
-    use std::fmt::Write;
+    use std::fmt::Write as _;
+    use std::fs::File;
+    use std::io::Write as _;
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
+    use nix::sys::resource::{UsageWho, getrusage};
     use nix::time::{ClockId, clock_gettime};
     use parking_lot::Mutex;
     use rustler::{Encoder, Env, Term};
@@ -56,6 +60,7 @@ mod inner {
 
     static CONTROL: Meter = Meter::new("control", false);
     static METERS: Mutex<Vec<&'static Meter>> = Mutex::new(Vec::new());
+    static SLOW: Mutex<Vec<Slow>> = Mutex::new(Vec::new());
     static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
     #[global_allocator]
@@ -93,7 +98,35 @@ mod inner {
     /// A call under way.
     pub(crate) struct Call {
         meter: &'static Meter,
-        began: Duration,
+        began: Spent,
+    }
+
+    /// What this thread has used up to now.
+    struct Spent {
+        cpu: Duration,
+        at: Instant,
+        page_faults: i64,
+        preempted: i64,
+    }
+
+    /// A call that took too long. Time that passed is the machine's when neither page faults nor work
+    /// explain it: a thread that runs on, and whose whole machine stands still.
+    struct Slow {
+        name: &'static str,
+        cpu: Duration,
+        wall: Duration,
+        page_faults: i64,
+        preempted: i64,
+    }
+
+    impl Spent {
+        fn now() -> Spent {
+            let usage = getrusage(UsageWho::RUSAGE_THREAD);
+            let [page_faults, preempted] = usage.map_or([0, 0], |usage| {
+                [usage.minor_page_faults(), usage.involuntary_context_switches()]
+            });
+            Spent { at: Instant::now(), page_faults, preempted, cpu: thread_time() }
+        }
     }
 
     impl Meter {
@@ -113,23 +146,35 @@ mod inner {
             if !self.listed.swap(true, Relaxed) {
                 METERS.lock().push(self);
             }
-            Call { meter: self, began: thread_time() }
+            Call { meter: self, began: Spent::now() }
         }
 
-        fn record(&self, spent: Duration) {
-            let ns = spent.as_nanos() as u64;
+        fn record(&self, began: &Spent) {
+            let cpu = thread_time().saturating_sub(began.cpu);
+            let ns = cpu.as_nanos() as u64;
             self.calls.fetch_add(1, Relaxed);
             self.max_ns.fetch_max(ns, Relaxed);
             self.total_ns.fetch_add(ns, Relaxed);
-            if spent > TOO_LONG {
-                self.too_long.fetch_add(1, Relaxed);
+            if cpu <= TOO_LONG {
+                return;
+            }
+            self.too_long.fetch_add(1, Relaxed);
+            if !self.dirty {
+                let ended = Spent::now();
+                SLOW.lock().push(Slow {
+                    name: self.name,
+                    cpu,
+                    wall: ended.at - began.at,
+                    page_faults: ended.page_faults - began.page_faults,
+                    preempted: ended.preempted - began.preempted,
+                });
             }
         }
     }
 
     impl Drop for Call {
         fn drop(&mut self) {
-            self.meter.record(thread_time().saturating_sub(self.began));
+            self.meter.record(&self.began);
             if !self.meter.dirty && self.meter.name != CONTROL.name {
                 let _control = CONTROL.call();
                 for round in 0..ROUNDS {
@@ -148,14 +193,28 @@ mod inner {
         let Some(directory) = std::env::var_os("MACULA_CALL_TIMES") else {
             return;
         };
-        let file = PathBuf::from(directory).join(format!("{}.tsv", std::process::id()));
+        let file = PathBuf::from(directory).join(std::process::id().to_string());
         handle.spawn(async move {
             loop {
                 tokio::time::sleep(WRITE_EVERY).await;
                 // A test's aid must not disturb what it measures: without the file, no table.
-                let _ = write_table(&file);
+                let _ = write_table(&file.with_extension("tsv"));
+                let _ = write_slow(&file.with_extension("slow_calls"));
             }
         });
+    }
+
+    fn write_slow(file: &Path) -> std::io::Result<()> {
+        let mut lines = String::new();
+        for Slow { name, cpu, wall, page_faults, preempted } in SLOW.lock().drain(..) {
+            let (cpu, wall) = (cpu.as_micros(), wall.as_micros());
+            let _ = writeln!(lines, "{name}\t{cpu}\t{wall}\t{page_faults}\t{preempted}");
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut file = File::options().create(true).append(true).open(file)?;
+        file.write_all(lines.as_bytes())
     }
 
     fn write_table(file: &Path) -> std::io::Result<()> {
