@@ -6,7 +6,7 @@
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, init_per_group/2, end_per_group/2,
          end_per_testcase/2]).
--export([order/1, bulk_waits_alone/1]).
+-export([order/1, model/1, bulk_waits_alone/1]).
 -export([what_follows/1]).
 -export([peer_killed/1, disconnected/1, bridge_killed/1, senders_end/1, suspended_by_others_too/1, code_changes/1,
          nosuspend/1, async_senders/1, single_stream/1]).
@@ -19,6 +19,10 @@
 -define(ORDER_SECONDS, full(60, 5)).
 %% On each node as many senders as receivers.
 -define(ORDER_PROCESSES, full(1000, 250)).
+
+%% Programs of up to so many steps.
+-define(MODEL_PROGRAMS, full(1000, 100)).
+-define(MODEL_STEPS, 100).
 
 %% One message of those that fill a stream.
 -define(BULK, 16 bsl 20).
@@ -40,7 +44,7 @@ all() ->
     [what_follows, {group, bad_link}, {group, waiting}].
 
 groups() ->
-    [{bad_link, [order, bulk_waits_alone]},
+    [{bad_link, [order, model, bulk_waits_alone]},
      {waiting, [peer_killed, disconnected, bridge_killed, senders_end, suspended_by_others_too, code_changes, nosuspend,
                 async_senders, single_stream]}].
 
@@ -79,6 +83,20 @@ order(_) ->
     {Waves, Signals} = call(A, Run, infinity),
     ct:pal("~b signals in ~b waves", [Signals, Waves]),
     [?assertMatch([_], call(Node, fun macula:links/0)) || Node <- Nodes].
+
+%% The same promise as a model. Programs are short, so that more has to get lost: a program that breaks the promise is made as
+%% small as can be.
+model(_) ->
+    Seed = setting("MACULA_STREAMS_SEED", erlang:system_time(millisecond)),
+    ct:pal("seed of the line ~b", [Seed]),
+    Lab = netlab:start(wan, #{seed => Seed, delay => 2, loss => 0.05}),
+    [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
+    connect(A, B),
+    NodeB = name(B),
+    Options = [quiet, long_result, {numtests, ?MODEL_PROGRAMS}, {max_size, ?MODEL_STEPS}],
+    Checked = call(A, fun() -> proper:quickcheck(macula_signal_model:prop_order(NodeB), Options) end, infinity),
+    ct:pal("the line: ~p", [netlab:counters(Lab, a)]),
+    ?assertEqual(true, Checked).
 
 %% Nothing promises it, and every program expects it: what a process says because another one has said something arrives
 %% after that. Where packets arrive in order and nobody fills a lane, it does, on lanes that were never used, too.
