@@ -9,6 +9,9 @@
 -define(DIR, "_build/bench").
 %% Above what any load takes, its drain included.
 -define(LOAD_LIMIT_MS, 60_000).
+%% A load that takes so many times as long as it should has not come to its end
+%% by itself. Its figure stands, and the other rounds have the time.
+-define(HELD_UP, 3).
 %% While nothing of ours runs, to see what else does.
 -define(QUIET_MS, 300).
 
@@ -69,7 +72,7 @@ settings() ->
 place(Name, Mode, Settings) ->
     case open(Name) of
         {ok, Place} ->
-            Contenders = bench_contender:all(Name),
+            Contenders = [Contender#{held_up => []} || Contender <- bench_contender:all(Name)],
             Facts = maps:merge(maps:get(facts, Place), congestion(Contenders, Place, Settings)),
             say("~ts: ~ts", [Name, lists:join(", ", [[K, " ", V] || {K, V} <- lists:sort(maps:to_list(Facts))])]),
             Until = elapsed() + map_get(Name, maps:get(seconds, Mode)),
@@ -108,14 +111,14 @@ rounds(Round, _, _, _, #{rounds := Rounds}, _) when Round > Rounds ->
     [];
 rounds(Round, Until, Contenders, Place, Mode, Settings) ->
     Before = elapsed(),
-    Turns = round(Round, Contenders, Place, Mode, Settings),
+    {Turns, Later} = round(Round, Contenders, Place, Mode, Settings),
     Took = elapsed() - Before,
     case elapsed() + Took > Until of
         true when Round < map_get(rounds, Mode) ->
             say("no time for more than ~b rounds of ~ts", [Round, maps:get(name, Place)]),
             Turns;
         _ ->
-            Turns ++ rounds(Round + 1, Until, Contenders, Place, Mode, Settings)
+            Turns ++ rounds(Round + 1, Until, Later, Place, Mode, Settings)
     end.
 
 %%% A round: a pair of each contender, which all have their turn at a load before
@@ -125,10 +128,13 @@ rounds(Round, Until, Contenders, Place, Mode, Settings) ->
 round(Round, Contenders, #{name := PlaceName} = Place, Mode, Settings) ->
     say("[~3b s] ~ts, round ~b of ~b", [round(elapsed()), PlaceName, Round, maps:get(rounds, Mode)]),
     Quiet = #{others_busy => bench_stats:busy_percent(?QUIET_MS)},
+    Machine = bench_stats:machine(),
     Loads = lists:enumerate(loads(PlaceName, Mode)),
     Turns = lists:foldl(fun({N, Load}, Turns) -> turns(Load, rotated(Round + N, Turns), Place, Settings) end,
                         [{Contender, none, Quiet} || Contender <- Contenders], Loads),
-    [begin stop(Pair), {Name, Figures} end || {#{name := Name}, Pair, Figures} <- Turns].
+    Stolen = #{stolen => bench_stats:stolen_percent(Machine)},
+    {[begin stop(Pair), {Name, maps:merge(Figures, Stolen)} end || {#{name := Name}, Pair, Figures} <- Turns],
+     [Contender || #{name := Name} <- Contenders, {#{name := N} = Contender, _, _} <- Turns, N =:= Name]}.
 
 turns({Load, _} = What, Turns, Place, Settings) ->
     say("        ~ts", [maps:get(title, bench_figures:of_load(Load))]),
@@ -147,18 +153,29 @@ loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connect
     [{round_trip, Ms}, {flood, Ms}, {erpc, Ms}, {stream_4k, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs},
      {mixed, MixedMs}, {mixed_4, MixedMs}, {mixed_32, MixedMs}, {connect, Connects}].
 
+%% A load in which a contender was held up once is not repeated with it.
+turn({Load, _} = What, {#{held_up := HeldUp} = Contender, _, _} = Turn, Place, Settings) ->
+    Began = elapsed(),
+    case lists:member(Load, HeldUp) orelse run_turn(What, Turn, Place, Settings) of
+        true -> Turn;
+        {Pair, Figures} -> {Contender#{held_up := [Load || is_held_up(What, elapsed() - Began)] ++ HeldUp}, Pair, Figures}
+    end.
+
+is_held_up({connect, _}, _) -> false;
+is_held_up({_, Ms}, Took) -> Took > ?HELD_UP * Ms / 1000.
+
 %% A load that fails costs its own figures and the pair, not the run.
-turn({Name, _} = Load, {#{title := Title} = Contender, Pair0, Figures}, Place, Settings) ->
+run_turn({Name, _} = Load, {#{title := Title} = Contender, Pair0, Figures}, Place, Settings) ->
     case run_load(pair(Pair0, Contender, Place, Settings), Load) of
         {Pair, {ok, none}} ->
-            {Contender, Pair, Figures};
+            {Pair, Figures};
         {Pair, {ok, New}} ->
             said(Title, Name, New),
-            {Contender, Pair, maps:merge(Figures, New)};
+            {Pair, maps:merge(Figures, New)};
         {Pair, {error, Reason}} ->
             say("            ~ts FAILED: ~ts", [Title, Reason]),
             stop(Pair),
-            {Contender, none, Figures}
+            {none, Figures}
     end.
 
 said(Title, Load, Figures) ->
@@ -198,6 +215,7 @@ idle_of(#{name := Name, title := Title} = Contender, Count, Place, Settings) ->
 summarised(Name, Facts, Contenders, Turns) ->
     #{name => Name, facts => Facts,
       others_busy => bench_stats:summary([Busy || {_, #{others_busy := Busy}} <- Turns]),
+      stolen => bench_stats:summary([Stolen || {_, #{stolen := Stolen}} <- Turns]),
       contenders => [summary_of(Contender, Turns) || Contender <- Contenders]}.
 
 summary_of(#{name := Name, title := Title, part := Part}, Turns) ->
@@ -207,7 +225,7 @@ summary_of(#{name := Name, title := Title, part := Part}, Turns) ->
 
 figures(Name, Turns) ->
     Lists = lists:foldl(fun(Figures, Acc) -> maps:fold(fun add/3, Acc, Figures) end, #{},
-                        [maps:without([others_busy], Figures) || {N, Figures} <- Turns, N =:= Name]),
+                        [maps:without([others_busy, stolen], Figures) || {N, Figures} <- Turns, N =:= Name]),
     maps:map(fun(_, Values) -> bench_stats:summary(lists:reverse(Values)) end, Lists).
 
 add(Key, Value, Acc) ->

@@ -10,10 +10,10 @@ text(#{mode := Mode, otp := Otp, cores := Cores, date := Date, seconds := Second
      [place(Place) || Place <- Places],
      [promises(Place) || #{name := Name} = Place <- Places, bench_figures:promises(Name) =/= []]].
 
-place(#{others_busy := #{median := Median, max := Max}} = Place) ->
+place(#{others_busy := #{median := Median, max := Max}, stolen := #{median := Stolen, max := Most}} = Place) ->
     [io_lib:format("~n**~ts.** Other programs used ~b % of the processors in the median before each round, "
-                   "~b % at most.~n~n",
-                   [bench_table:headline(Place), round(Median), round(Max)]),
+                   "~b % at most; the machine's host took ~b % of their time during a round, ~b % at most.~n~n",
+                   [bench_table:headline(Place), round(Median), round(Max), round(Stolen), round(Most)]),
      table([named(Cells) || Cells <- [bench_table:head(Place) | bench_table:rows(Place)]])].
 
 named([Title, "" | Cells]) -> [Title | Cells];

@@ -36,9 +36,10 @@ line([Title, Unit | Figures], [TitleWidth, UnitWidth | Widths]) ->
     [string:trim(Padded, trailing), $\n].
 
 %% On a busy machine the figures of the carrier that needs least suffer least.
-others(#{others_busy := #{median := Median, max := Max}}) ->
-    io_lib:format("  before each round other programs used ~b % of the processors in the median, ~b % at most~ts~n",
-                  [round(Median), round(Max), [": do not trust this run" || Median > 10]]).
+others(#{others_busy := #{median := Median, max := Max}, stolen := #{median := Stolen, max := Most}}) ->
+    io_lib:format("  before each round other programs used ~b % of the processors in the median, ~b % at most;~n"
+                  "  the machine's host took ~b % of their time during a round, ~b % at most~ts~n",
+                  [round(Median), round(Max), round(Stolen), round(Most), [": do not trust this run" || Median > 10]]).
 
 promises(#{name := Name} = Place) ->
     [io_lib:format("~nPromised, on ~ts:~n", [Name]),

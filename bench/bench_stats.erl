@@ -2,9 +2,10 @@
 %% processor time.
 -module(bench_stats).
 
--export([percentile/2, median/1, summary/1, ratio/2, cpu_seconds/1, busy_percent/1]).
--export_type([summary/0]).
+-export([percentile/2, median/1, summary/1, ratio/2, cpu_seconds/1, busy_percent/1, machine/0, stolen_percent/1]).
+-export_type([summary/0, machine/0]).
 
+-type machine() :: #{busy := integer(), idle := integer(), stolen := integer()}.
 -type summary() :: #{median := number(), min := number(), max := number(), values := [number(), ...]}.
 
 %% Linux reports processor time to user space in this unit on every
@@ -49,17 +50,30 @@ cpu_seconds(OsPids) ->
 %% milliseconds.
 -spec busy_percent(pos_integer()) -> float().
 busy_percent(Ms) ->
-    {IdleBefore, AllBefore} = machine_ticks(),
+    Before = machine(),
     timer:sleep(Ms),
-    {IdleAfter, AllAfter} = machine_ticks(),
-    100 * (1 - (IdleAfter - IdleBefore) / max(1, AllAfter - AllBefore)).
+    #{busy := Busy, idle := Idle} = since(Before),
+    100 * Busy / max(1, Busy + Idle).
 
-%% First line of /proc/stat: user, nice, system, idle, waiting for disks, ...
-machine_ticks() ->
+%% @doc How much of the processor time that this machine wanted since then its
+%% host gave to others: a virtual machine looks idle to itself meanwhile.
+-spec stolen_percent(machine()) -> float().
+stolen_percent(Before) ->
+    #{busy := Busy, stolen := Stolen} = since(Before),
+    100 * Stolen / max(1, Busy).
+
+%% @doc Ticks of all processors so far; what was stolen was wanted, and so is
+%% busy.
+-spec machine() -> machine().
+machine() ->
     {ok, Stat} = file:read_file("/proc/stat"),
     [<<"cpu">> | Fields] = string:lexemes(hd(binary:split(Stat, <<"\n">>)), " "),
-    Ticks = [binary_to_integer(Field) || Field <- Fields],
-    {lists:nth(4, Ticks) + lists:nth(5, Ticks), lists:sum(lists:sublist(Ticks, 8))}.
+    [User, Nice, System, Idle, Disks, Interrupts, SoftInterrupts, Stolen | _] =
+        [binary_to_integer(Field) || Field <- Fields],
+    #{busy => User + Nice + System + Interrupts + SoftInterrupts + Stolen, idle => Idle + Disks, stolen => Stolen}.
+
+since(Before) ->
+    maps:map(fun(What, Ticks) -> Ticks - map_get(What, Before) end, machine()).
 
 ticks(OsPid) ->
     {ok, Stat} = file:read_file("/proc/" ++ integer_to_list(OsPid) ++ "/stat"),
