@@ -40,13 +40,10 @@ const FENCED: usize = frame::HEADER + FENCE_PREFIX;
 /// callers wait for.
 const STANDS: Duration = Duration::from_millis(500);
 
-/// Where what is not on any lane goes.
-const CONTROL: Place = Place::Fence { lanes: 0 };
-
 /// Which stream a frame goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// The control stream of a link without lanes.
+    /// The control stream, of a link without lanes or of what is empty.
     Control,
     /// A lane.
     Lane(u16),
@@ -129,13 +126,13 @@ impl Outlet {
         let chunks: Vec<_> = chunks.into_iter().collect();
         let bytes = chunks.iter().map(Bytes::len).sum();
         // Counted first: what is queued may be written at once.
-        let pause = self.brake.lock().queued(&CONTROL, bytes).pause;
+        let pause = self.brake.lock().queued(&Place::Control, bytes).pause;
         send_state(self.control.push(chunks), pause)
     }
 
     /// Adds a tick, ahead of whatever waits. False when the link is closing.
     pub(crate) fn tick(&self) -> bool {
-        self.brake.lock().queued(&CONTROL, TICK.len());
+        self.brake.lock().queued(&Place::Control, TICK.len());
         self.control.tick()
     }
 
@@ -206,6 +203,10 @@ impl<'a> Batch<'a> {
                 }
                 self.count(&place, FENCED + size);
                 Route::Fence(marked)
+            }
+            Place::Control => {
+                self.count(&place, frame::HEADER + size);
+                Route::Control
             }
         }
     }

@@ -92,7 +92,7 @@ impl Brake {
     pub fn queued(&mut self, place: &Place, bytes: usize) -> Queued {
         let suspend = match *place {
             Place::Lane { index, sender, .. } => self.queued_on(index, sender, bytes),
-            Place::Fence { .. } => None,
+            Place::Fence { .. } | Place::Control => None,
         };
         let full = self.link.queued(bytes);
         if self.stall != Stall::Moving {
