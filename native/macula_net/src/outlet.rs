@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use macula_core::dist::brake::{Brake, Queued, Taken};
+use macula_core::dist::brake::{Brake, LOOKS, Queued, Taken};
 use macula_core::dist::frame;
 use macula_core::dist::lane::{FENCE_PREFIX, MARKER, Opening};
 use macula_core::dist::lanes::{Lanes, Place};
@@ -39,6 +39,9 @@ const FENCED: usize = frame::HEADER + FENCE_PREFIX;
 /// A link that takes nothing for so long stands still. Longer than what a change of path takes, and a fraction of what
 /// callers wait for.
 const STANDS: Duration = Duration::from_millis(500);
+
+/// How often it is looked at while somebody waits.
+const LOOK: Duration = Duration::from_millis(STANDS.as_millis() as u64 / LOOKS as u64);
 
 /// Which stream a frame goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,11 +160,10 @@ impl Outlet {
             if !self.brake.lock().holds() {
                 self.braked.notified().await;
             }
-            let before = self.brake.lock().moved();
-            sleep(STANDS).await;
-            let mut brake = self.brake.lock();
-            if brake.holds() && brake.moved() == before {
-                return brake.stands();
+            sleep(LOOK).await;
+            let resume = self.brake.lock().look();
+            if !resume.is_empty() {
+                return resume;
             }
         }
     }
