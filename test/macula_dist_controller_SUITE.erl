@@ -4,7 +4,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([suite/0, all/0, end_per_testcase/2]).
--export([injected_frames_arrive/1, injection_waits_for_room/1, injection_needs_its_flag/1,
+-export([injected_frames_arrive/1, injection_waits_for_room/1, injection_needs_its_flag/1, empty_frames/1,
          options_while_links_come_and_go/1]).
 
 -import(macula_test_node, [call/2, call/4, name/1, connect/2, wait_until/1, unique/1]).
@@ -15,7 +15,7 @@ suite() ->
     [{timetrap, {minutes, 2}}].
 
 all() ->
-    [injected_frames_arrive, injection_waits_for_room, injection_needs_its_flag,
+    [injected_frames_arrive, injection_waits_for_room, injection_needs_its_flag, empty_frames,
      options_while_links_come_and_go].
 
 end_per_testcase(_, _) ->
@@ -90,6 +90,18 @@ injection_needs_its_flag(_) ->
     ?assertEqual(pong, call(A, fun() -> net_adm:ping(NodeB) end)),
     ?assert(lists:member(NodeB, call(A, erlang, nodes, []))).
 
+%% The emulator hands out an empty frame in the place of what the peer turned out not to understand. It says nothing,
+%% as over TCP.
+empty_frames(_) ->
+    {A, B} = pair(["-macula_dist_inject", "true"]),
+    NodeB = name(B),
+    Controller = call(A, fun() -> controller(NodeB) end),
+    [?assertEqual([1, 2], call(A, fun() ->
+                                      ok = inject(NodeB, <<>>, 10_000),
+                                      injected(NodeB, [1, 2])
+                                  end)) || _ <- [1, 2]],
+    ?assertEqual(Controller, call(A, fun() -> controller(NodeB) end)).
+
 %% Setting options for all links runs in net_kernel: it must never wait for a link that comes or goes.
 options_while_links_come_and_go(_) ->
     {A, B} = pair([]),
@@ -113,13 +125,16 @@ pair(Args) ->
     {A, B}.
 
 inject(Node, Frame, Timeout) ->
-    {Node, Controller} = lists:keyfind(Node, 1, erlang:system_info(dist_ctrl)),
     Ref = make_ref(),
-    Controller ! {send, self(), Ref, Frame},
+    controller(Node) ! {send, self(), Ref, Frame},
     receive
         {Ref, Answer} -> Answer
     after Timeout -> no_answer
     end.
+
+controller(Node) ->
+    {Node, Controller} = lists:keyfind(Node, 1, erlang:system_info(dist_ctrl)),
+    Controller.
 
 %% A message to a registered name as the distribution protocol has it, without an atom cache.
 frame(Name, Message) ->

@@ -6,7 +6,7 @@
 -include_lib("kernel/include/dist.hrl").
 
 -export([suite/0, all/0, end_per_testcase/2]).
--export([spoken_by_hand/1, wrong_digest/1, missing_flags/1, digest_of_flags/1, other_name/1,
+-export([spoken_by_hand/1, senders_untold/1, wrong_digest/1, missing_flags/1, digest_of_flags/1, other_name/1,
          garbage/1, silence/1, connected_already/1, calls_crossing/1]).
 
 -import(macula_test_node, [call/2, call/4, name/1, wait_until/1, unique/1]).
@@ -17,7 +17,7 @@ suite() ->
     [{timetrap, {minutes, 2}}].
 
 all() ->
-    [spoken_by_hand, wrong_digest, missing_flags, digest_of_flags, other_name, garbage, silence,
+    [spoken_by_hand, senders_untold, wrong_digest, missing_flags, digest_of_flags, other_name, garbage, silence,
      connected_already, calls_crossing].
 
 end_per_testcase(_, _) ->
@@ -30,6 +30,44 @@ spoken_by_hand(_) ->
     wait_until(fun() -> is_connected(Node, Place) end),
     ok = let_go(Client, first),
     wait_until(fun() -> not is_connected(Node, Place) end).
+
+%% A peer to which messages do not tell their sender is none to refuse: it gets them in order, too.
+senders_untold(_) ->
+    {Node, Client, #{own := Own, target := Target} = Place} = node_and_client(),
+    Numbers = lists:seq(1, 100),
+    _ = macula_test_node:cast(Node, fun() ->
+                                        wait_until(fun() -> lists:member(list_to_atom(Own), nodes(connected)) end),
+                                        Pid = pid(Own),
+                                        [Pid ! Number || Number <- Numbers]
+                                    end),
+    ?assertEqual(Numbers,
+                 on(Client, first, fun() ->
+                                       Link = connected_by_hand(Place, flags() band bnot ?DFLAG_SEND_SENDER),
+                                       ok = macula_nif:link_established(Link, list_to_binary(Target), self()),
+                                       untold(Link, length(Numbers))
+                                   end)).
+
+%% A process of the client, as the node sees it.
+pid(Own) ->
+    binary_to_term(<<131, 88, 119, (length(Own)), (list_to_binary(Own))/binary, 80:32, 0:32, 1:32>>).
+
+%% The numbers sent by `{2, '', Pid}', which has a cookie where others have a sender.
+untold(_, 0) ->
+    [];
+untold(Link, Count) ->
+    Id = macula_nif:link_id(Link),
+    receive
+        {macula_link, Id, readable} ->
+            Numbers = [binary:last(Frame) || <<131, $D, 0, 104, 3, 97, 2, 119, 0, _/binary>> = Frame <- received(Link)],
+            Numbers ++ untold(Link, Count - length(Numbers))
+    after ?HANG -> error({missing, Count})
+    end.
+
+received(Link) ->
+    case macula_nif:link_receive(Link) of
+        {Frames, _, more} -> Frames ++ received(Link);
+        {Frames, _, none} -> Frames
+    end.
 
 %% Who has the cookie for the hello but not for OTP gets no connection.
 wrong_digest(_) ->
@@ -270,11 +308,16 @@ called() ->
     end.
 
 connect_by_hand(Place) ->
+    _ = connected_by_hand(Place, flags()),
+    ok.
+
+connected_by_hand(Place, Flags) ->
     Link = dialled(Place),
-    ok = say_name(Link, Place),
+    ok = say_name(Link, Place, Flags),
     {ok, "sok"} = hear(Link),
     {ok, Challenge} = hear(Link),
-    prove(Link, Challenge, Place).
+    ok = prove(Link, Challenge, Place),
+    Link.
 
 prove(Link, [$N | Rest], #{cookie := Cookie}) ->
     <<_Flags:64, Challenge:32, _/binary>> = list_to_binary(Rest),

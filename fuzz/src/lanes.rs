@@ -35,7 +35,12 @@ pub fn between(input: &[u8]) {
                 lanes.open().for_each(|index| streams[usize::from(index)].push_back(Item::Marker));
                 control.push_back((open, placed));
             }
+            Place::Control => {
+                assert!(frame.is_empty());
+                continue;
+            }
         }
+        assert!(!frame.is_empty(), "an empty frame would be a marker, or no fence");
         placed += 1;
     }
     let delivered = deliver(count, streams, control);

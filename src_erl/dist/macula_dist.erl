@@ -210,14 +210,12 @@ own_name() ->
 %% What both directions have in common.
 hs_data(Kernel, MyNode, Socket, Timer) ->
     IsNameless = node() =:= nonode@nohost,
-    {Reject, Require} = macula_dist_socket:flags(Socket),
     #hs_data{kernel_pid = Kernel,
              this_node = MyNode,
              socket = Socket,
              timer = Timer,
              this_flags = 0,
-             reject_flags = Reject,
-             require_flags = Require,
+             reject_flags = macula_dist_socket:reject_flags(Socket),
              f_send = fun macula_dist_socket:send/2,
              f_recv = fun macula_dist_socket:recv/3,
              f_setopts_pre_nodeup = fun(_) -> ok end,

@@ -2,7 +2,7 @@
 %% what dist_util asks of it. Runs in the connection's ticker process.
 -module(macula_dist_socket).
 
--export([new/1, adopt/2, bridge/1, address/1, peer/1, flags/1]).
+-export([new/1, adopt/2, bridge/1, address/1, peer/1, reject_flags/1]).
 -export([send/2, recv/3, tick/1, getstat/1, setopts/2, getopts/2]).
 
 -export_type([socket/0]).
@@ -15,7 +15,6 @@
 
 %% erts, dist.h.
 -define(DFLAG_DIST_HDR_ATOM_CACHE, 16#2000).
--define(DFLAG_SEND_SENDER, 16#80000).
 
 %% In OTP's handshake the whole conversation has net_kernel's own timer above
 %% it; this one only bounds a single packet.
@@ -41,14 +40,13 @@ address(#macula{link = Link}) -> macula_nif:link_address(Link).
 -spec peer(socket()) -> binary().
 peer(#macula{link = Link}) -> macula_nif:link_peer(Link).
 
-%% @doc Flags of OTP's handshake that this node must not agree to, and those that
-%% both must. On several streams each frame must be readable without the ones
-%% before it, and tell who sent it.
--spec flags(socket()) -> {Reject :: non_neg_integer(), Require :: non_neg_integer()}.
-flags(#macula{link = Link}) ->
+%% @doc Flags of OTP's handshake that this node must not agree to. On several
+%% streams each frame must be readable without the ones before it.
+-spec reject_flags(socket()) -> non_neg_integer().
+reject_flags(#macula{link = Link}) ->
     case macula_nif:link_lanes(Link) of
-        0 -> {0, 0};
-        _ -> {?DFLAG_DIST_HDR_ATOM_CACHE, ?DFLAG_SEND_SENDER}
+        0 -> 0;
+        _ -> ?DFLAG_DIST_HDR_ATOM_CACHE
     end.
 
 -spec send(socket(), iodata()) -> ok | {error, closed}.

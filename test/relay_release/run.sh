@@ -5,6 +5,9 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 # shellcheck source=test/fixture.sh
 . "$root/test/fixture.sh"
+# shellcheck source=test/relay_release/service.sh
+. "$root/test/relay_release/service.sh"
+guide=$root/docs/guides/run-a-relay.md
 
 copy_fixture "$root/test/relay_release" relay-release
 (cd "$root" && rebar3 as relay release)
@@ -57,7 +60,8 @@ certify() {
 
 # node NAME RELAYS FILE...: a node that joins them with the token, and says what changes.
 node() {
-    start "$1.log" erl -noinput -pa "$ebin" -pa "$work" -proto_dist macula -no_epmd -start_epmd false -name "$1" \
+    # shellcheck disable=SC2086 # it is a command, if anything
+    start "$1.log" ${on_network:-} erl -noinput -pa "$ebin" -pa "$work" -proto_dist macula -no_epmd -start_epmd false -name "$1" \
         -setcookie "$cookie" -kernel net_ticktime 60 -s talker start "$2" "$token" "$3" "${4:-none}"
 }
 
@@ -184,3 +188,11 @@ talks_on 150 $((answers + 1))
 ! grep -q 'talker: nodedown' "$node_b.log" || fail "the nodes lost each other" "$node_b.log"
 echo "relay's release: killed and started again, it has its nodes back, and their link outlived it"
 stop "$pid_2" 30 relay2.log
+kill -9 "$pid_a" "$pid_b"
+
+mkdir -p machine
+if why=$(can_boot "$work/machine"); then
+    as_service
+else
+    echo "relay's release: SKIPPED, $why: it was not run as a service"
+fi

@@ -75,6 +75,8 @@ struct History {
     schedule: Vec<Index>,
     /// Where iovecs are cut.
     cuts: Vec<Index>,
+    /// Which frames have an empty one before them.
+    empty: Vec<bool>,
     /// Which stream is read next.
     reads: Vec<Index>,
 }
@@ -102,8 +104,16 @@ fn intent() -> impl Strategy<Value = Intent> {
 fn history() -> impl Strategy<Value = History> {
     let chances = || prop::collection::vec(any::<Index>(), 1..60);
     let intents = prop::collection::vec(intent(), 1..60);
-    (intents, 1..6u16, chances(), chances(), chances()).prop_map(
-        |(intents, lanes, schedule, cuts, reads)| History { intents, lanes, schedule, cuts, reads },
+    let empty = prop::collection::vec(prop::bool::weighted(0.1), 1..60);
+    (intents, 1..6u16, chances(), chances(), empty, chances()).prop_map(
+        |(intents, lanes, schedule, cuts, empty, reads)| History {
+            intents,
+            lanes,
+            schedule,
+            cuts,
+            empty,
+            reads,
+        },
     )
 }
 
@@ -265,7 +275,12 @@ fn written(history: &History, frames: &[Frame], mutation: &Mutation) -> Wire {
     let mut lanes = Lanes::new(history.lanes);
     let mut wire = Wire::default();
     let mut cuts = history.cuts.iter().cycle();
+    let mut empty = history.empty.iter().cycle();
     for (number, Frame { bytes, .. }) in frames.iter().enumerate() {
+        if *empty.next().unwrap() {
+            assert_eq!(lanes.place([]), Place::Control);
+            wire.control.write(&frame::header(0).unwrap());
+        }
         let shown = (mutation.shows)(&frames[number]);
         let cuts: Vec<Index> = cuts.by_ref().take(3).copied().collect();
         match lanes.place(cut(&shown, &mut cuts.iter())) {
@@ -284,6 +299,7 @@ fn written(history: &History, frames: &[Frame], mutation: &Mutation) -> Wire {
                 let header = fence_header(bytes.len(), (mutation.waits_for)(count));
                 wire.control.write_frame(&header.unwrap(), bytes, number);
             }
+            Place::Control => panic!("not an empty frame"),
         }
     }
     wire
@@ -306,12 +322,14 @@ fn delivered(history: &History, frames: &[Frame], mut wire: Wire) -> Result<Vec<
             return Ok(delivered);
         }
         let step = match readable[reads.next().unwrap().index(readable.len())] {
-            None => {
-                let Item::Frame(bytes) = wire.control.read() else { panic!("there are no ticks") };
-                let (lanes, frame) = split_fenced(&bytes).unwrap();
-                fenced.push_back(wire.control.number(frame, frames));
-                merge.fenced(lanes)
-            }
+            None => match wire.control.read() {
+                Item::Frame(bytes) => {
+                    let (lanes, frame) = split_fenced(&bytes).unwrap();
+                    fenced.push_back(wire.control.number(frame, frames));
+                    merge.fenced(lanes)
+                }
+                Item::Empty => Ok(()),
+            },
             Some(index) => {
                 let (lane, opened) = wire.lanes.get_mut(&index).unwrap();
                 if !*opened {
@@ -448,8 +466,8 @@ fn a_crowd_keeps_its_order() {
         indices.new_tree(&mut random).unwrap().current()
     };
     let intents = intents.collect();
-    let history =
-        History { intents, lanes: 7, schedule: draw(5000), cuts: draw(100), reads: draw(5000) };
+    let (schedule, cuts, reads) = (draw(5000), draw(100), draw(5000));
+    let history = History { intents, lanes: 7, schedule, cuts, empty: vec![false], reads };
     holds(&history, &RIGHT).unwrap();
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use macula_core::dist::brake::{Brake, Queued, Taken};
+use macula_core::dist::brake::{Brake, LOOKS, Queued, Taken};
 use macula_core::dist::frame;
 use macula_core::dist::lane::{FENCE_PREFIX, MARKER, Opening};
 use macula_core::dist::lanes::{Lanes, Place};
@@ -40,13 +40,13 @@ const FENCED: usize = frame::HEADER + FENCE_PREFIX;
 /// callers wait for.
 const STANDS: Duration = Duration::from_millis(500);
 
-/// Where what is not on any lane goes.
-const CONTROL: Place = Place::Fence { lanes: 0 };
+/// How often it is looked at while somebody waits.
+const LOOK: Duration = Duration::from_millis(STANDS.as_millis() as u64 / LOOKS as u64);
 
 /// Which stream a frame goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// The control stream of a link without lanes.
+    /// The control stream, of a link without lanes or of what is empty.
     Control,
     /// A lane.
     Lane(u16),
@@ -129,13 +129,13 @@ impl Outlet {
         let chunks: Vec<_> = chunks.into_iter().collect();
         let bytes = chunks.iter().map(Bytes::len).sum();
         // Counted first: what is queued may be written at once.
-        let pause = self.brake.lock().queued(&CONTROL, bytes).pause;
+        let pause = self.brake.lock().queued(&Place::Control, bytes).pause;
         send_state(self.control.push(chunks), pause)
     }
 
     /// Adds a tick, ahead of whatever waits. False when the link is closing.
     pub(crate) fn tick(&self) -> bool {
-        self.brake.lock().queued(&CONTROL, TICK.len());
+        self.brake.lock().queued(&Place::Control, TICK.len());
         self.control.tick()
     }
 
@@ -160,11 +160,10 @@ impl Outlet {
             if !self.brake.lock().holds() {
                 self.braked.notified().await;
             }
-            let before = self.brake.lock().moved();
-            sleep(STANDS).await;
-            let mut brake = self.brake.lock();
-            if brake.holds() && brake.moved() == before {
-                return brake.stands();
+            sleep(LOOK).await;
+            let resume = self.brake.lock().look();
+            if !resume.is_empty() {
+                return resume;
             }
         }
     }
@@ -206,6 +205,10 @@ impl<'a> Batch<'a> {
                 }
                 self.count(&place, FENCED + size);
                 Route::Fence(marked)
+            }
+            Place::Control => {
+                self.count(&place, frame::HEADER + size);
+                Route::Control
             }
         }
     }

@@ -22,8 +22,14 @@ pub struct Brake {
     lanes: Vec<Lane>,
     link: Credit,
     stall: Stall,
-    moved: u64,
+    moved: bool,
+    /// Looks in a row that found nothing moved.
+    still: u32,
 }
+
+/// A link stands still when so many looks in a row find that nothing has left any full lane. Several, since what moved
+/// last may have done so just before the first of them, or just after: with one it takes up to twice as long to tell.
+pub const LOOKS: u32 = 5;
 
 /// Whether anything moves on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +82,13 @@ impl Brake {
     pub fn new(lanes: u16) -> Brake {
         let lane = || Lane { waiting: Credit::lane(), suspended: HashSet::new() };
         let lanes = (0..lanes.max(1)).map(|_| lane()).collect();
-        Brake { lanes, link: Credit::link(), stall: Stall::Moving, moved: 0 }
+        Brake { lanes, link: Credit::link(), stall: Stall::Moving, moved: false, still: 0 }
     }
 
     /// For a link with its control stream alone, where all senders wait together.
     pub fn without_lanes() -> Brake {
         let link = Credit::output();
-        Brake { lanes: Vec::new(), link, stall: Stall::Moving, moved: 0 }
+        Brake { lanes: Vec::new(), link, stall: Stall::Moving, moved: false, still: 0 }
     }
 
     /// A frame of `bytes` waits at its place.
@@ -92,7 +98,7 @@ impl Brake {
     pub fn queued(&mut self, place: &Place, bytes: usize) -> Queued {
         let suspend = match *place {
             Place::Lane { index, sender, .. } => self.queued_on(index, sender, bytes),
-            Place::Fence { .. } => None,
+            Place::Fence { .. } | Place::Control => None,
         };
         let full = self.link.queued(bytes);
         if self.stall != Stall::Moving {
@@ -118,16 +124,10 @@ impl Brake {
             lane.waiting.taken(bytes);
             return Taken { resume: Vec::new(), go_on: emptied };
         }
-        self.moved += 1;
+        self.moved = true;
         let paused = mem::replace(&mut self.stall, Stall::Moving) == Stall::Paused;
         let go_on = emptied || (paused && !self.link.is_paused());
         Taken { resume: lane.taken(bytes), go_on }
-    }
-
-    /// How often something has left a full lane. Ticks, and what is alone on its lane, find room where
-    /// nothing else does.
-    pub fn moved(&self) -> u64 {
-        self.moved
     }
 
     /// Whether somebody waits to be resumed.
@@ -135,9 +135,20 @@ impl Brake {
         self.lanes.iter().any(|lane| !lane.suspended.is_empty())
     }
 
+    /// Looks whether the link stands still, to be done at regular intervals while [`Self::holds`]: returns those who are
+    /// to be resumed when it does.
+    ///
+    /// Full lanes alone tell: ticks, and what is alone on its lane, find room where nothing else does.
+    pub fn look(&mut self) -> Vec<Sender> {
+        let moved = mem::replace(&mut self.moved, false);
+        self.still = if moved || !self.holds() { 0 } else { self.still + 1 };
+        if self.still < LOOKS { Vec::new() } else { self.stands() }
+    }
+
     /// Nothing has left any full lane for some time, although processes wait: these are to be resumed. Nobody is
     /// suspended, and the emulator is not drained, until something leaves.
-    pub fn stands(&mut self) -> Vec<Sender> {
+    fn stands(&mut self) -> Vec<Sender> {
+        self.still = 0;
         if self.stall == Stall::Moving && self.holds() {
             self.stall = Stall::Standing;
         }
@@ -216,6 +227,30 @@ mod tests {
         assert_eq!(brake.taken(Some(0), 1), Taken { resume: vec![], go_on: true });
         assert_eq!(brake.queued(&place(1, 8), 1), Queued::default());
         assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
+    }
+
+    /// Looks until they are resumed.
+    fn looks(brake: &mut Brake) -> u32 {
+        (1..).find(|_| !brake.look().is_empty()).unwrap()
+    }
+
+    #[test]
+    fn a_link_stands_still_so_long_after_the_last_that_moved() {
+        let mut brake = Brake::new(2);
+        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
+        for _ in 0..LOOKS {
+            assert_eq!(brake.taken(Some(0), 1), Taken::default());
+            assert_eq!(brake.look(), []);
+        }
+        // What is alone on its lane does not count.
+        brake.queued(&place(1, 8), 1);
+        brake.taken(Some(1), 1);
+        assert_eq!(looks(&mut brake), LOOKS);
+        // Nobody waits, for however long.
+        assert!((0..2 * LOOKS).all(|_| brake.look().is_empty()));
+        brake.taken(Some(0), 1);
+        assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
+        assert_eq!(looks(&mut brake), LOOKS + 1);
     }
 
     #[test]

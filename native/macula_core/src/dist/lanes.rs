@@ -31,6 +31,8 @@ pub enum Place {
         /// How many these are.
         lanes: u16,
     },
+    /// To the control stream, as it is: an empty frame, which is a tick there.
+    Control,
 }
 
 /// Decides where frames go.
@@ -82,6 +84,7 @@ impl Lanes {
             Signal::Begins { sender, sequence, last } => self.begins(sender, sequence, last),
             Signal::Continues { sequence, last } => self.continues(sequence, last),
             Signal::Unknown => self.fence(),
+            Signal::Nothing => Place::Control,
         }
     }
 
@@ -173,7 +176,7 @@ mod tests {
     fn index(place: Place) -> Option<u16> {
         match place {
             Place::Lane { index, .. } => Some(index),
-            Place::Fence { .. } => None,
+            Place::Fence { .. } | Place::Control => None,
         }
     }
 
@@ -197,6 +200,18 @@ mod tests {
         assert_eq!(lanes.on(0, None), Place::Lane { index: 0, opening: None, sender: None });
         assert_eq!(lanes.fence(), Place::Fence { lanes: 1 });
         assert_eq!(lanes.open().collect::<Vec<_>>(), [0]);
+    }
+
+    /// As a fence it would be none that the peer takes, and as a frame of a lane a marker.
+    #[test]
+    fn an_empty_frame_is_on_no_lane_and_no_fence() {
+        let mut lanes = Lanes::new(2);
+        lanes.on(0, None);
+        for parts in [&[][..], &[&[][..]], &[&[], &[]]] {
+            assert_eq!(lanes.place(parts.iter().copied()), Place::Control);
+        }
+        assert_eq!(lanes.fences, 0);
+        assert_eq!(lanes.place([&[0][..]]), Place::Fence { lanes: 1 });
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub enum Signal {
     /// A signal nobody is known to be the sender of: to be delivered after everything before it
     /// and before everything behind it.
     Unknown,
+    /// No signal: an empty frame. The emulator puts one in the place of a signal that was sent before
+    /// the nodes were connected, and that the peer does not understand.
+    Nothing,
 }
 
 /// A process of this node, by the numbers of its pid `<0.id.serial>`.
@@ -86,7 +89,11 @@ const NEWER_REFERENCE: u8 = 90;
 /// What the frame is whose bytes are these, one part after the other, wherever it is cut.
 #[inline]
 pub fn classify<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Signal {
-    read(Cursor { part: &[], parts: parts.into_iter() }).unwrap_or(Signal::Unknown)
+    let mut parts = parts.into_iter();
+    match parts.find(|part| !part.is_empty()) {
+        Some(part) => read(Cursor { part, parts }).unwrap_or(Signal::Unknown),
+        None => Signal::Nothing,
+    }
 }
 
 /// Bytes of a frame's distribution header when that has an atom cache, which was not agreed upon; none
@@ -168,8 +175,9 @@ impl Position {
 
 /// Where the sender is in a control message of this operation; none when that is not known.
 ///
-/// Left out are SEND and SEND_TT (2, 12), which tell none and come only of what was sent before the
-/// nodes were connected, and GROUP_LEADER (7), which tells the new leader instead.
+/// Left out are SEND and SEND_TT (2, 12), which tell none: they are what was sent before the nodes
+/// were connected, and to a peer without `DFLAG_SEND_SENDER`; and GROUP_LEADER (7), which tells the
+/// new leader instead.
 fn position(operation: u8) -> Option<Position> {
     Some(match operation {
         // LINK, EXIT, REG_SEND, EXIT2; EXIT, REG_SEND and EXIT2 with trace tokens
