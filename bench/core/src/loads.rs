@@ -187,7 +187,7 @@ fn fragment() -> Iovec {
     [header, vec![7; 64 * 1024], vec![]]
 }
 
-fn parts(iovec: &Iovec) -> impl Iterator<Item = &[u8]> {
+fn parts(iovec: &Iovec) -> impl Iterator<Item = &[u8]> + Clone {
     iovec.iter().map(Vec::as_slice)
 }
 

@@ -45,7 +45,6 @@ fn said(signal: Signal) -> String {
         Signal::Continues { last: false, .. } => "continues".to_owned(),
         Signal::Continues { last: true, .. } => "last".to_owned(),
         Signal::Unknown => "unknown".to_owned(),
-        Signal::Nothing => "nothing".to_owned(),
     }
 }
 
@@ -106,8 +105,7 @@ fn half_a_frame_is_nobodys() {
     for frame in frames() {
         let whole = frame.parts.concat();
         let expected = classify([whole.as_slice()]);
-        assert_eq!(classify([&whole[..0]]), Signal::Nothing);
-        for len in 1..whole.len() {
+        for len in 0..whole.len() {
             match classify([&whole[..len]]) {
                 Signal::Unknown | Signal::Begins { sender: None, .. } => {}
                 signal @ Signal::SpawnReply(_) => {

@@ -185,7 +185,11 @@ impl<'a> Batch<'a> {
     }
 
     /// Which way the next frame goes, that has these parts, `size` bytes in all.
-    pub fn place<'p>(&mut self, parts: impl IntoIterator<Item = &'p [u8]>, size: usize) -> Route {
+    pub fn place<'p>(
+        &mut self,
+        parts: impl IntoIterator<Item = &'p [u8], IntoIter: Clone>,
+        size: usize,
+    ) -> Route {
         self.frames += 1;
         let Some(sorter) = &mut self.sorter else {
             return Route::Control;

@@ -77,14 +77,20 @@ impl Lanes {
 
     /// Where the frame goes whose parts these are. Frames are to be placed in the order the emulator
     /// gave them, and put there before the next one is.
-    pub fn place<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>) -> Place {
-        match signal::classify(parts) {
+    pub fn place<'a>(
+        &mut self,
+        parts: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
+    ) -> Place {
+        let mut parts = parts.into_iter();
+        match signal::classify(parts.clone()) {
             Signal::From(sender) => self.on(self.lane_of(sender), Some(sender)),
             Signal::SpawnReply(child) => self.on(self.lane_of(child), None),
             Signal::Begins { sender, sequence, last } => self.begins(sender, sequence, last),
             Signal::Continues { sequence, last } => self.continues(sequence, last),
+            // An empty one stands for a signal that was sent before the nodes were connected, and that
+            // the peer does not understand.
+            Signal::Unknown if parts.all(<[u8]>::is_empty) => Place::Control,
             Signal::Unknown => self.fence(),
-            Signal::Nothing => Place::Control,
         }
     }
 

@@ -43,9 +43,6 @@ pub enum Signal {
     /// A signal nobody is known to be the sender of: to be delivered after everything before it
     /// and before everything behind it.
     Unknown,
-    /// No signal: an empty frame. The emulator puts one in the place of a signal that was sent before
-    /// the nodes were connected, and that the peer does not understand.
-    Nothing,
 }
 
 /// A process of this node, by the numbers of its pid `<0.id.serial>`.
@@ -89,11 +86,7 @@ const NEWER_REFERENCE: u8 = 90;
 /// What the frame is whose bytes are these, one part after the other, wherever it is cut.
 #[inline]
 pub fn classify<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Signal {
-    let mut parts = parts.into_iter();
-    match parts.find(|part| !part.is_empty()) {
-        Some(part) => read(Cursor { part, parts }).unwrap_or(Signal::Unknown),
-        None => Signal::Nothing,
-    }
+    read(Cursor { part: &[], parts: parts.into_iter() }).unwrap_or(Signal::Unknown)
 }
 
 /// Bytes of a frame's distribution header when that has an atom cache, which was not agreed upon; none
