@@ -42,7 +42,19 @@ what_is_wrong_is_named_test() ->
     ?assertMatch("/etc/r.config: it must hold one map" ++ _, Wrong(File, fun(_) -> {ok, [{port, 1}]} end)),
     ?assertMatch("/etc/r.config: 3: syntax error" ++ _,
                  Wrong(File, fun(_) -> {error, {3, erl_parse, ["syntax error before: ", "'}'"]}} end)),
+    ?assertMatch("/etc/r.config: 2: what begins here has no end" ++ _, Wrong(File, consulted("#{a =>\n<<\"secret>>}."))),
+    ?assertEqual("/etc/r.config: 1: syntax error before a string", Wrong(File, consulted("#{a => <<b \"secret\">>}."))),
+    ?assertEqual("/etc/r.config: 1: syntax error before: '}'", Wrong(File, consulted("#{a => }."))),
     ?assertEqual("MACULA_RELAY_NODES=many is no number", Wrong([{"MACULA_RELAY_NODES", "many"}], none)),
     Tokens = Wrong([{"MACULA_RELAY_REALMS", "secret"}], none),
     ?assertMatch("MACULA_RELAY_REALMS must be " ++ _, Tokens),
     ?assertEqual(nomatch, string:find(Tokens, "secret")).
+
+%% What file:consult/1 says of a file with this text.
+consulted(Text) ->
+    fun(_) ->
+            case erl_scan:string(Text) of
+                {ok, Tokens, _} -> erl_parse:parse_term(Tokens);
+                {error, Reason, _} -> {error, Reason}
+            end
+    end.
