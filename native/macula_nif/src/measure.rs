@@ -109,8 +109,8 @@ mod inner {
         preempted: i64,
     }
 
-    /// A call that took too long. Time that passed is the machine's when neither page faults nor work
-    /// explain it: a thread that runs on, and whose whole machine stands still.
+    /// A call that took too long. Where neither page faults nor work explain it, its whole machine stood
+    /// still, which a thread that runs is charged with.
     struct Slow {
         name: &'static str,
         cpu: Duration,
