@@ -230,7 +230,8 @@ finish(#state{input = Input} = State) ->
 %% error, and a lost peer is no error: it is told of a shutdown instead. The
 %% exit comes as a signal, since proc_lib would report one that is raised.
 -spec leave(term(), #state{}) -> no_return().
-leave(Reason, #state{parent = Parent} = State) ->
+leave(Reason, #state{parent = Parent, input = Input} = State) ->
+    drop_input(Input),
     close(State),
     unlink(Parent),
     Parent ! {'EXIT', self(), {shutdown, Reason}},
@@ -239,6 +240,15 @@ leave(Reason, #state{parent = Parent} = State) ->
     receive
     after infinity -> ok
     end.
+
+%% When the link closes it would end for a reason of its own, which might come
+%% to be ours.
+drop_input(undefined) ->
+    ok;
+drop_input(Input) ->
+    true = unlink(Input),
+    true = exit(Input, shutdown),
+    ok.
 
 close(#state{link = Link}) ->
     ok = macula_nif:link_close(Link).
