@@ -8,6 +8,8 @@
 -export([prop_order/1]).
 -export([receiver/1]).
 
+-import(macula_test_order, [is_linked/1, monitors/1]).
+
 -define(SENDERS, 3).
 -define(RECEIVERS, 2).
 %% Some bytes, so that what follows goes in other packets; and so many that they go in fragments.
@@ -192,7 +194,7 @@ receiver({Runner, Senders}) ->
 
 go_through([], Accounts) ->
     %% A link to a sender that has ended may tell so a moment later.
-    case lists:any(fun is_linked/1, maps:keys(Accounts)) of
+    case lists:any(fun macula_test_order:is_linked/1, maps:keys(Accounts)) of
         true -> go_through([], took(next(), Accounts));
         false -> late(Accounts)
     end;
@@ -224,14 +226,6 @@ took({compare, Sender, N}, Accounts) ->
 
 note(Sender, What, Accounts) ->
     maps:update_with(Sender, fun(Before) -> [What | Before] end, Accounts).
-
-is_linked(Pid) ->
-    {links, Links} = process_info(self(), links),
-    lists:member(Pid, Links).
-
-monitors(Pid) ->
-    {monitored_by, By} = process_info(self(), monitored_by),
-    length([Each || Each <- By, Each =:= Pid]).
 
 leads(Pid) ->
     group_leader() =:= Pid.

@@ -5,6 +5,7 @@
 
 -export([run/4]).
 -export([receivers/1, senders/2, child/2]).
+-export([is_linked/1, monitors/1]).
 
 %% What each sender does before it ends.
 -define(STEPS, 30).
@@ -287,10 +288,14 @@ content({compare, _, _, Leader} = Expected, Pid, From) ->
     end,
     From.
 
+%% @doc Whether this process has a link to `Pid'.
+-spec is_linked(pid()) -> boolean().
 is_linked(Pid) ->
     {links, Links} = process_info(self(), links),
     lists:member(Pid, Links).
 
+%% @doc How many monitors `Pid' has on this process.
+-spec monitors(pid()) -> non_neg_integer().
 monitors(Pid) ->
     {monitored_by, By} = process_info(self(), monitored_by),
     length([Each || Each <- By, Each =:= Pid]).

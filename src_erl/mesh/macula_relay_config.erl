@@ -96,8 +96,11 @@ realm(_, _) ->
 -spec format_error(term()) -> iolist().
 format_error({relay_config, File, no_map}) ->
     [File, ": it must hold one map of options, and a full stop: #{port => 4433}."];
-format_error({relay_config, File, {Line, Reader, What}}) when is_integer(Line) ->
-    [File, ": ", integer_to_list(Line), ": ", unreadable(Reader, What)];
+%% Any string in that file may be a token, and what is said here ends up in logs.
+format_error({relay_config, File, {Line, erl_scan, _}}) ->
+    io_lib:format("~ts: ~b: what begins here has no end, or should not be here: is there a quotation mark too few?", [File, Line]);
+format_error({relay_config, File, {Line, erl_parse, [_, [$" | _]]}}) ->
+    io_lib:format("~ts: ~b: syntax error before a string", [File, Line]);
 format_error({relay_config, File, Reason}) ->
     [File, ": ", file:format_error(Reason)];
 format_error({relay_env, ?REALMS, _}) ->
@@ -112,8 +115,3 @@ format_error({port_in_use, Port}) ->
     io_lib:format("port ~b is in use", [Port]);
 format_error(Reason) ->
     io_lib:format("~tp", [Reason]).
-
-%% Any string in that file may be a token, and what is said here ends up in logs.
-unreadable(erl_parse, [_, [$" | _]]) -> "syntax error before a string";
-unreadable(erl_scan, _) -> "what begins here has no end, or should not be here: is there a quotation mark too few?";
-unreadable(Reader, What) -> Reader:format_error(What).
