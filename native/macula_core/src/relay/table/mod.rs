@@ -502,17 +502,22 @@ fn meter_of_all(limits: &Limits, now: Duration) -> Option<SharedMeter> {
 mod tests {
     use super::*;
     use crate::mesh::key::tests::KEY;
-    use crate::mesh::packet;
     use proptest::prelude::*;
 
-    const NOW: Duration = Duration::ZERO;
+    pub(super) const NOW: Duration = Duration::ZERO;
 
-    fn at(now: Duration) -> Clock {
+    pub(super) fn at(now: Duration) -> Clock {
         Clock { now, wall: now.as_millis() as u64 }
     }
 
     /// Attaches node `id`, whose key and connection are told by its number.
-    fn attach(relay: &mut Relay, id: Id, node: u8, realm: &str, token: &[u8]) -> Vec<Action> {
+    pub(super) fn attach(
+        relay: &mut Relay,
+        id: Id,
+        node: u8,
+        realm: &str,
+        token: &[u8],
+    ) -> Vec<Action> {
         let stranger = Stranger {
             node_id: [node; LEN],
             relay_id: [0; LEN],
@@ -529,49 +534,19 @@ mod tests {
         )
     }
 
-    fn claim(relay: &mut Relay, now: Duration, id: Id, name: &str) -> Vec<Action> {
+    pub(super) fn claim(relay: &mut Relay, now: Duration, id: Id, name: &str) -> Vec<Action> {
         let realm = relay.attachments.get(&id).and_then(|a| a.realm.clone()).unwrap_or_default();
         let claim = KEY.claim(name).claim(&realm, &[id as u8; LEN]);
         let message = ToRelay::Claim { claim, sealed: name.into() };
         relay.receive(at(now), id, message, |_| false)
     }
 
-    fn held(id: Id, name: &str) -> Action {
+    pub(super) fn held(id: Id, name: &str) -> Action {
         Action::Send(id, ToNode::Held(KEY.tag(name)))
     }
 
     fn closed(id: Id, refusal: Refusal) -> Action {
         Action::Close(id, ToNode::Refused(refusal))
-    }
-
-    fn datagram(from: &str, to: &str) -> Vec<u8> {
-        [&packet::header(&KEY.tag(to), &KEY.tag(from))[..], b"sealed"].concat()
-    }
-
-    /// What becomes of a datagram of `id`, whose `forwarder` this is.
-    fn pass(relay: &Relay, forwarder: &mut Forwarder, id: Id, datagram: &[u8]) -> Forward {
-        forwarder.forward(NOW, datagram, |ends| relay.route(NOW, id, ends))
-    }
-
-    fn forward(relay: &Relay, id: Id, from: &str, to: &str) -> Forward {
-        pass(relay, &mut relay.forwarder(NOW, id), id, &datagram(from, to))
-    }
-
-    #[test]
-    fn nodes_of_a_realm_reach_each_other_by_tag() {
-        let mut relay = Relay::default();
-        for (id, realm, name) in [(1, "r", "a"), (2, "r", "b"), (3, "s", "c")] {
-            attach(&mut relay, id, id as u8, realm, b"");
-            assert_eq!(claim(&mut relay, NOW, id, name), [held(id, name)]);
-        }
-        assert_eq!(forward(&relay, 1, "a", "b"), Forward::To(2));
-        assert_eq!(forward(&relay, 2, "b", "a"), Forward::To(1));
-        assert_eq!(forward(&relay, 1, "a", "c"), Forward::Nobody(KEY.tag("c")));
-        assert_eq!(forward(&relay, 1, "b", "a"), Forward::Invalid);
-        assert_eq!(pass(&relay, &mut relay.forwarder(NOW, 1), 1, b"?"), Forward::Invalid);
-        relay.gone(2);
-        assert_eq!(forward(&relay, 1, "a", "b"), Forward::Nobody(KEY.tag("b")));
-        assert_eq!(relay.nodes(), 2);
     }
 
     #[test]
@@ -741,80 +716,6 @@ mod tests {
         let message = ToRelay::Claim { claim: stolen, sealed: Vec::new() };
         let refused = relay.receive(at(NOW), 1, message, |_| true);
         assert_eq!(refused, [closed(1, Refusal::Proof)]);
-    }
-
-    #[test]
-    fn who_sends_too_much_is_told() {
-        let per_node = Limits { datagrams: Some(3), ..Limits::default() };
-        let mut relay = Relay::new(Config { per_node, ..Config::default() });
-        attach(&mut relay, 1, 1, "r", b"");
-        claim(&mut relay, NOW, 1, "a");
-        let (mut forwarder, sent) = (relay.forwarder(NOW, 1), datagram("a", "a"));
-        let sent: Vec<_> = (0..5).map(|_| pass(&relay, &mut forwarder, 1, &sent)).collect();
-        let through = Forward::To(1);
-        assert_eq!(sent, [through, through, through, Forward::Slow(true), Forward::Slow(false)]);
-    }
-
-    #[test]
-    fn a_realm_shares_what_its_nodes_may_send() {
-        let per_realm = Limits { datagrams: Some(3), ..Limits::default() };
-        let mut relay = Relay::new(Config { per_realm, ..Config::default() });
-        for (id, realm, name) in [(1, "r", "a"), (2, "r", "b"), (3, "s", "c")] {
-            attach(&mut relay, id, id as u8, realm, b"");
-            claim(&mut relay, NOW, id, name);
-        }
-        let passed = |id, name: &str| forward(&relay, id, name, name) == Forward::To(id);
-        assert!([(1, "a"), (2, "b"), (1, "a")].into_iter().all(|(id, name)| passed(id, name)));
-        assert_eq!(forward(&relay, 2, "b", "b"), Forward::Slow(true));
-        assert_eq!(forward(&relay, 3, "c", "c"), Forward::To(3));
-    }
-
-    /// The table is asked once, and again when it has changed.
-    #[test]
-    fn a_route_is_remembered_until_something_changes() {
-        let mut relay = Relay::default();
-        for (id, name) in [(1, "a"), (2, "b"), (3, "c")] {
-            attach(&mut relay, id, id as u8, "r", b"");
-            claim(&mut relay, NOW, id, name);
-        }
-        let mut forwarder = relay.forwarder(NOW, 1);
-        let mut asked = |relay: &Relay, to: &str| {
-            let mut asked = 0;
-            let way = forwarder.forward(NOW, &datagram("a", to), |ends| {
-                asked += 1;
-                relay.route(NOW, 1, ends)
-            });
-            (way, asked)
-        };
-        assert_eq!(asked(&relay, "b"), (Forward::To(2), 1));
-        assert_eq!(asked(&relay, "c"), (Forward::To(3), 1));
-        assert_eq!(asked(&relay, "b"), (Forward::To(2), 0));
-        assert_eq!(asked(&relay, "c"), (Forward::To(3), 0));
-        relay.gone(3);
-        assert_eq!(asked(&relay, "c"), (Forward::Nobody(KEY.tag("c")), 1));
-        assert_eq!(asked(&relay, "c"), (Forward::Nobody(KEY.tag("c")), 0));
-        assert_eq!(asked(&relay, "b"), (Forward::To(2), 1));
-        attach(&mut relay, 4, 4, "r", b"");
-        claim(&mut relay, NOW, 4, "c");
-        assert_eq!(asked(&relay, "c"), (Forward::To(4), 1));
-        relay.receive(at(NOW), 1, ToRelay::Release(KEY.tag("a")), |_| false);
-        assert_eq!(asked(&relay, "c"), (Forward::Invalid, 1));
-    }
-
-    /// Whoever talks to very many has no more remembered than is allowed.
-    #[test]
-    fn routes_are_bounded() {
-        let mut relay = Relay::default();
-        attach(&mut relay, 1, 1, "r", b"");
-        claim(&mut relay, NOW, 1, "a");
-        let mut forwarder = relay.forwarder(NOW, 1);
-        for n in 0..5000u16 {
-            let mut to = Tag([0; 16]);
-            to.0[..2].copy_from_slice(&n.to_be_bytes());
-            let datagram = packet::header(&to, &KEY.tag("a"));
-            assert_eq!(pass(&relay, &mut forwarder, 1, &datagram), Forward::Nobody(to));
-            assert!(forwarder.remembers() <= 1024);
-        }
     }
 
     #[test]
