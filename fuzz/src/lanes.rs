@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use macula_core::dist::lane::{Opening, fence_header, split_fenced};
+use macula_core::dist::frame::Piece;
+use macula_core::dist::lane::{FenceReader, Opening, fence_header};
 use macula_core::dist::lanes::{Lanes, Place};
 use macula_core::dist::merge::Merge;
 
@@ -146,8 +147,13 @@ pub fn hostile(input: &[u8]) {
 }
 
 fn fenced(merge: &mut Merge, frame: &[u8]) -> Result<(), macula_core::dist::merge::Violation> {
-    let (lanes, inner) = split_fenced(frame).expect("it is long enough");
-    let header = fence_header(inner.len(), lanes).expect("it is short enough");
+    let mut fence = FenceReader::default();
+    let Some(Piece::Start(len)) = fence.next(Piece::Start(frame.len())) else {
+        panic!("it is long enough");
+    };
+    assert_eq!(fence.next(Piece::Body(frame)), Some(Piece::Body(&frame[2..])));
+    let lanes = fence.lanes().expect("it is long enough");
+    let header = fence_header(len, lanes).expect("it is short enough");
     assert_eq!(&header[4..], &frame[..2]);
     if merge.may_read_control() { merge.fenced(lanes) } else { Ok(()) }
 }

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use macula_core::dist::frame::{self, FrameReader, Piece};
-use macula_core::dist::lane::{MARKER, Opening, fence_header, split_fenced};
+use macula_core::dist::lane::{FenceReader, MARKER, Opening, fence_header};
 use macula_core::dist::lanes::{Lanes, Place};
 use macula_core::dist::merge::Merge;
 use proptest::prelude::*;
@@ -324,9 +324,13 @@ fn delivered(history: &History, frames: &[Frame], mut wire: Wire) -> Result<Vec<
         let step = match readable[reads.next().unwrap().index(readable.len())] {
             None => match wire.control.read() {
                 Item::Frame(bytes) => {
-                    let (lanes, frame) = split_fenced(&bytes).unwrap();
+                    let mut fence = FenceReader::default();
+                    fence.next(Piece::Start(bytes.len()));
+                    let Some(Piece::Body(frame)) = fence.next(Piece::Body(&bytes)) else {
+                        return Err("a fence without a frame".to_owned());
+                    };
                     fenced.push_back(wire.control.number(frame, frames));
-                    merge.fenced(lanes)
+                    merge.fenced(fence.lanes().unwrap())
                 }
                 Item::Empty => Ok(()),
             },

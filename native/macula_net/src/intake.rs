@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use macula_core::dist::credit::Credit;
 use macula_core::dist::frame::{FrameReader, Piece};
-use macula_core::dist::lane::{self, Opening};
+use macula_core::dist::lane::{FenceReader, Opening};
 use macula_core::dist::merge::{Merge, Violation};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -52,8 +52,8 @@ struct Input {
 #[derive(Debug)]
 struct Reading {
     frames: Vec<FrameReader>,
-    /// The fenced frame begun, or to be delivered.
-    fenced: Vec<u8>,
+    /// Of the control stream, whose frames are fenced.
+    fence: FenceReader,
 }
 
 /// What follows from new input.
@@ -67,6 +67,7 @@ pub(crate) struct Pushed {
 /// What is to be done next.
 enum Turn {
     Read(Stream, Vec<Bytes>, usize),
+    /// All lanes have come to the fenced frame that waits.
     Deliver,
     None,
 }
@@ -93,7 +94,7 @@ impl Intake {
         let frames = (0..streams).map(|_| FrameReader::default()).collect();
         Intake {
             waiting: Mutex::new(waiting),
-            reading: Mutex::new(Reading { frames, fenced: Vec::new() }),
+            reading: Mutex::new(Reading { frames, fence: FenceReader::default() }),
             room: (0..streams).map(|_| Notify::new()).collect(),
         }
     }
@@ -146,7 +147,9 @@ impl Intake {
     }
 
     /// Takes at most about `most` bytes, cut into frames, a turn of each stream after the other; true
-    /// when there are more. Once there are none, the input handler is told of the next ones.
+    /// when there are more. Once there are none, the input handler is told of the next ones. All of a
+    /// fenced frame is handed out as it comes, but for its end: that waits for the lanes. So one call
+    /// never has a whole large frame to hand out.
     pub(crate) fn take(&self, most: usize, mut piece: impl FnMut(Stream, Piece<'_>)) -> bool {
         let mut reading = self.reading.lock();
         let mut bytes = 0;
@@ -157,8 +160,8 @@ impl Intake {
                     self.read(&mut reading, stream, chunks, &mut piece);
                 }
                 Turn::Deliver => {
-                    bytes += reading.fenced.len();
-                    self.deliver(&mut reading, &mut piece);
+                    piece(Stream::Control, Piece::End);
+                    self.waiting.lock().fence_delivered();
                 }
                 Turn::None => return false,
             }
@@ -168,6 +171,10 @@ impl Intake {
 
     fn turn(&self, most: usize) -> Turn {
         let mut waiting = self.waiting.lock();
+        // The link ends then: whatever follows is not to be trusted.
+        if waiting.violation.is_some() {
+            return Turn::None;
+        }
         if waiting.merge.as_ref().is_some_and(Merge::fence_ready) {
             return Turn::Deliver;
         }
@@ -197,7 +204,7 @@ impl Intake {
             waiting.give_back(stream, std::iter::once(chunk.slice_ref(rest)).chain(chunks));
             return match stop {
                 Stop::Marker(lane) => waiting.marker(lane),
-                Stop::Fenced => waiting.fenced(&reading.fenced),
+                Stop::Fenced => waiting.fenced(reading.fence.lanes()),
             };
         }
         self.waiting.lock().queue(stream);
@@ -211,31 +218,23 @@ impl Intake {
         chunk: &'a [u8],
         piece: &mut impl FnMut(Stream, Piece<'_>),
     ) -> Option<(&'a [u8], Stop)> {
-        let Reading { frames, fenced } = reading;
+        let Reading { frames, fence } = reading;
         let frames = &mut frames[index(stream)];
         let fences = self.room.len() > 1;
         let mut input = chunk;
         while let Some(next) = frames.next(&mut input) {
             match (stream, next) {
                 (Stream::Lane(lane), Piece::Tick) => return Some((input, Stop::Marker(lane))),
-                (Stream::Control, Piece::Start(_)) if fences => fenced.clear(),
-                (Stream::Control, Piece::Body(body)) if fences => fenced.extend_from_slice(body),
                 (Stream::Control, Piece::End) if fences => return Some((input, Stop::Fenced)),
+                (Stream::Control, next) if fences => {
+                    if let Some(next) = fence.next(next) {
+                        piece(stream, next);
+                    }
+                }
                 (stream, next) => piece(stream, next),
             }
         }
         None
-    }
-
-    /// Delivers the fenced frame that all lanes have come to.
-    fn deliver(&self, reading: &mut Reading, piece: &mut impl FnMut(Stream, Piece<'_>)) {
-        if let Some((_, frame)) = lane::split_fenced(&reading.fenced) {
-            piece(Stream::Control, Piece::Start(frame.len()));
-            piece(Stream::Control, Piece::Body(frame));
-            piece(Stream::Control, Piece::End);
-        }
-        reading.fenced = Vec::new();
-        self.waiting.lock().fence_delivered();
     }
 }
 
@@ -310,10 +309,9 @@ impl Waiting {
         self.queue(Stream::Lane(lane));
     }
 
-    /// The control stream has brought a frame.
-    fn fenced(&mut self, frame: &[u8]) {
+    /// The control stream has brought a frame, before which `lanes` were opened; none: an empty one.
+    fn fenced(&mut self, lanes: Option<u16>) {
         self.unqueue(Stream::Control);
-        let lanes = lane::split_fenced(frame).map(|(lanes, _)| lanes);
         let merge = self.merge.as_mut();
         let met = match lanes {
             Some(lanes) => merge.map_or(Ok(()), |merge| merge.fenced(lanes)),
@@ -355,7 +353,9 @@ fn index(stream: Stream) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use macula_core::dist::lane::MARKER;
+    use std::collections::HashMap;
+
+    use macula_core::dist::lane::{MARKER, fence_header};
 
     use super::*;
 
@@ -368,21 +368,48 @@ mod tests {
         intake.push(stream, chunks.iter().cloned(), bytes);
     }
 
-    fn taken(intake: &Intake) -> Vec<u8> {
-        let mut contents = Vec::new();
-        let more = intake.take(usize::MAX, |_, piece| {
-            if let Piece::Body(body) = piece {
-                contents.extend_from_slice(body);
+    /// Takes the place of the input handler.
+    #[derive(Default)]
+    struct Handler {
+        begun: HashMap<usize, Vec<u8>>,
+        calls: usize,
+        /// The most bytes that a call handed out.
+        most: usize,
+    }
+
+    impl Handler {
+        /// The contents of the frames that end, when all there is is taken, in calls for `most` bytes.
+        fn take(&mut self, intake: &Intake, most: usize) -> Vec<u8> {
+            let (mut ended, mut more) = (Vec::new(), true);
+            while more {
+                let mut bytes = 0;
+                more = intake.take(most, |stream, piece| {
+                    let stream = index(stream);
+                    match piece {
+                        Piece::Start(_) => assert!(self.begun.insert(stream, vec![]).is_none()),
+                        Piece::Body(body) => {
+                            bytes += body.len();
+                            self.begun.get_mut(&stream).unwrap().extend_from_slice(body);
+                        }
+                        Piece::End => ended.append(&mut self.begun.remove(&stream).unwrap()),
+                        Piece::Tick => {}
+                    }
+                });
+                self.calls += 1;
+                self.most = self.most.max(bytes);
             }
-        });
-        assert!(!more);
-        contents
+            ended
+        }
+
+        fn take_all(&mut self, intake: &Intake) -> Vec<u8> {
+            self.take(intake, usize::MAX)
+        }
     }
 
     /// Also when some of it comes in the chunk of the marker, and some only after it.
     #[test]
     fn what_waits_for_a_fence_goes_on_as_it_came() {
-        let intake = Intake::new(Some(4));
+        let (intake, mut handler) = (Intake::new(Some(4)), Handler::default());
         for index in 0..4 {
             intake.opened(Opening { index, fences: 0 }).unwrap();
         }
@@ -390,10 +417,36 @@ mod tests {
         push(&intake, Stream::Lane(3), &[frame(30), marker.clone()]);
         push(&intake, Stream::Lane(1), &[frame(10), marker.clone(), frame(11)]);
         push(&intake, Stream::Lane(2), &[marker.clone(), frame(21)]);
-        assert_eq!(taken(&intake), [30, 10]);
+        assert_eq!(handler.take_all(&intake), [30, 10]);
         push(&intake, Stream::Lane(3), &[frame(31)]);
         push(&intake, Stream::Lane(0), &[marker, frame(1)]);
         push(&intake, Stream::Control, &[Bytes::from_static(&[0, 0, 0, 3, 0, 4, 99])]);
-        assert_eq!(taken(&intake), [99, 11, 21, 31, 1]);
+        assert_eq!(handler.take_all(&intake), [99, 11, 21, 31, 1]);
+    }
+
+    /// A call that had all of a large one to hand out would keep a scheduler.
+    #[test]
+    fn a_fenced_frame_is_handed_out_in_many_calls_and_ends_when_the_lanes_are_there() {
+        const MOST: usize = 64 * 1024;
+        let (intake, mut handler) = (Intake::new(Some(1)), Handler::default());
+        intake.opened(Opening { index: 0, fences: 0 }).unwrap();
+        let content: Vec<u8> = (0..20 * MOST).map(|at| at as u8).collect();
+        let header = fence_header(content.len(), 1).unwrap();
+        let wire = Bytes::from([&header[..], &content].concat());
+        push(&intake, Stream::Control, &[wire.slice(..5), wire.slice(5..)]);
+        assert_eq!(handler.take(&intake, MOST), []);
+        push(&intake, Stream::Lane(0), &[Bytes::from_static(&MARKER), frame(1)]);
+        let ended = handler.take(&intake, MOST);
+        assert_eq!((&ended[..content.len()], &ended[content.len()..]), (&content[..], &[1][..]));
+        assert!(handler.calls >= 20 && handler.most <= MOST);
+    }
+
+    #[test]
+    fn nothing_is_taken_behind_what_must_not_be_sent() {
+        let (intake, mut handler) = (Intake::new(Some(1)), Handler::default());
+        let empty = Bytes::from_static(&[0, 0, 0, 2, 0, 0]);
+        push(&intake, Stream::Control, &[empty, Bytes::from_static(&[0, 0, 0, 3, 0, 0, 7])]);
+        assert_eq!(handler.take_all(&intake), []);
+        assert_eq!((handler.begun.len(), intake.violation()), (0, Some(Violation::Fence(0))));
     }
 }

@@ -12,7 +12,7 @@
 //! Markers, not counts of frames: a lane says itself where it stands, without numbers that must be kept,
 //! compared and bounded on both sides.
 
-use super::frame;
+use super::frame::{self, Piece};
 
 /// What a lane begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,16 +56,46 @@ pub fn fence_header(len: usize, lanes: u16) -> Option<[u8; frame::HEADER + FENCE
     Some([a, b, c, d, e, f])
 }
 
-/// A frame of the control stream that is no tick, cut into the lanes opened before it and the
-/// emulator's frame; none when there is no such frame in it.
-pub fn split_fenced(frame: &[u8]) -> Option<(u16, &[u8])> {
-    let (lanes, frame) = frame.split_first_chunk()?;
-    if frame.is_empty() { None } else { Some((u16::from_be_bytes(*lanes), frame)) }
+/// Takes what [`fence_header`] put there off the frames of the control stream, which come in pieces:
+/// what is left are those of the emulator's frames.
+#[derive(Debug, Default)]
+pub struct FenceReader {
+    /// Bytes of the emulator's frame.
+    len: usize,
+    lanes: u16,
+    /// Bytes of the prefix that have not come yet.
+    missing: usize,
+}
+
+impl FenceReader {
+    /// What there is of the emulator's frame in the next piece; none when that is nothing.
+    pub fn next<'a>(&mut self, piece: Piece<'a>) -> Option<Piece<'a>> {
+        match piece {
+            Piece::Start(len) => {
+                let len = len.saturating_sub(FENCE_PREFIX);
+                *self = FenceReader { len, lanes: 0, missing: FENCE_PREFIX };
+                (len > 0).then_some(Piece::Start(len))
+            }
+            Piece::Body(body) => {
+                let (prefix, body) = body.split_at(self.missing.min(body.len()));
+                self.missing -= prefix.len();
+                self.lanes = prefix.iter().fold(self.lanes, |read, &b| read << 8 | u16::from(b));
+                (!body.is_empty()).then_some(Piece::Body(body))
+            }
+            Piece::End | Piece::Tick => Some(piece),
+        }
+    }
+
+    /// The lanes opened before the frame that has ended; none when there was nothing in it, which
+    /// nobody sends.
+    pub fn lanes(&self) -> Option<u16> {
+        (self.len > 0).then_some(self.lanes)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::{FrameReader, Piece};
+    use super::super::frame::FrameReader;
     use super::*;
     use proptest::prelude::*;
 
@@ -83,12 +113,38 @@ mod tests {
         ) {
             let header = fence_header(frame.len(), lanes).unwrap();
             let wire = [&header[..], &frame, &[0]].concat();
-            let mut input = &wire[..];
-            let mut reader = FrameReader::default();
-            prop_assert_eq!(reader.next(&mut input), Some(Piece::Start(frame.len() + FENCE_PREFIX)));
-            let Some(Piece::Body(body)) = reader.next(&mut input) else { panic!("no body") };
-            prop_assert_eq!(split_fenced(body), Some((lanes, &frame[..])));
-            prop_assert_eq!(reader.next(&mut input), Some(Piece::End));
+            for chunk in [1, 2, 3, wire.len()] {
+                let mut input = &wire[..];
+                let mut frames = FrameReader::default();
+                prop_assert_eq!(read_fenced(&mut frames, &mut input, chunk), (Some(lanes), frame.clone()));
+                prop_assert_eq!(input, [0]);
+            }
+        }
+    }
+
+    /// The first fenced frame of the input, which comes in chunks of so many bytes.
+    fn read_fenced(
+        frames: &mut FrameReader,
+        input: &mut &[u8],
+        chunk: usize,
+    ) -> (Option<u16>, Vec<u8>) {
+        let (mut fence, mut frame, mut len) = (FenceReader::default(), Vec::new(), 0);
+        loop {
+            let (mut now, later) = input.split_at(chunk.min(input.len()));
+            assert!(!now.is_empty(), "the frame does not end");
+            while let Some(piece) = frames.next(&mut now) {
+                match fence.next(piece) {
+                    Some(Piece::Start(all)) => len = all,
+                    Some(Piece::Body(body)) => frame.extend_from_slice(body),
+                    Some(Piece::End) => {
+                        *input = &input[input.len() - later.len() - now.len()..];
+                        assert_eq!(frame.len(), len);
+                        return (fence.lanes(), frame);
+                    }
+                    Some(Piece::Tick) | None => {}
+                }
+            }
+            *input = later;
         }
     }
 
@@ -100,10 +156,11 @@ mod tests {
 
     #[test]
     fn a_fenced_frame_is_not_empty() {
-        for short in [&[][..], &[1], &[1, 2]] {
-            assert_eq!(split_fenced(short), None);
+        for short in [&[0, 0, 0, 1, 7][..], &[0, 0, 0, 2, 7, 8]] {
+            let mut input = short;
+            let read = read_fenced(&mut FrameReader::default(), &mut input, 5);
+            assert_eq!(read, (None, Vec::new()));
         }
-        assert_eq!(split_fenced(&[1, 2, 3]), Some((258, &[3][..])));
     }
 
     #[test]
