@@ -146,7 +146,7 @@ rotated(By, Turns) ->
     Tail ++ Head.
 
 loads(wan, #{slow_ms := Ms, connects := Connects}) ->
-    [{paced, Ms}, {connect, Connects}, {slow_stream, Ms}];
+    [{paced, Ms}, {connect, Connects}, {slow_stream, Ms}, {slow_streams, Ms}];
 loads(Place, #{ms := Ms, bulk_ms := BulkMs, connects := Connects}) when Place =:= switch; Place =:= relay_loopback ->
     [{round_trip, Ms}, {flood, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs}, {connect, Connects}];
 loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
@@ -154,29 +154,40 @@ loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connect
      {mixed, MixedMs}, {mixed_4, MixedMs}, {mixed_32, MixedMs}, {connect, Connects}].
 
 %% A load in which a contender was held up once is not repeated with it.
-turn({Load, _} = What, {#{held_up := HeldUp} = Contender, _, _} = Turn, Place, Settings) ->
-    Began = elapsed(),
-    case lists:member(Load, HeldUp) orelse run_turn(What, Turn, Place, Settings) of
-        true -> Turn;
-        {Pair, Figures} -> {Contender#{held_up := [Load || is_held_up(What, elapsed() - Began)] ++ HeldUp}, Pair, Figures}
+turn({Load, _} = What, {#{held_up := HeldUp} = Contender, Pair, Figures} = Turn, Place, Settings) ->
+    case lists:member(Load, HeldUp) of
+        true ->
+            Turn;
+        false ->
+            Started = pair(Pair, Contender, Place, Settings),
+            Began = elapsed(),
+            {Left, New} = run_turn(What, Contender, Started),
+            {Contender#{held_up := [Load || is_held_up(What, elapsed() - Began)] ++ HeldUp}, Left, maps:merge(Figures, New)}
     end.
 
 is_held_up({connect, _}, _) -> false;
 is_held_up({_, Ms}, Took) -> Took > ?HELD_UP * Ms / 1000.
 
 %% A load that fails costs its own figures and the pair, not the run.
-run_turn({Name, _} = Load, {#{title := Title} = Contender, Pair0, Figures}, Place, Settings) ->
-    case run_load(pair(Pair0, Contender, Place, Settings), Load) of
+run_turn({Name, _} = Load, #{title := Title}, Started) ->
+    case run_load(Started, Load) of
         {Pair, {ok, none}} ->
-            {Pair, Figures};
-        {Pair, {ok, New}} ->
-            said(Title, Name, New),
-            {Pair, maps:merge(Figures, New)};
+            {Pair, #{}};
+        {Pair, {ok, Figures}} ->
+            said(Title, Name, Figures),
+            {left_by(Name, Pair), Figures};
         {Pair, {error, Reason}} ->
             say("            ~ts FAILED: ~ts", [Title, Reason]),
             stop(Pair),
-            {none, Figures}
+            {none, #{}}
     end.
+
+%% What these leave in buffers a slow line would carry for many seconds.
+left_by(Load, Pair) when Load =:= slow_stream; Load =:= slow_streams ->
+    stop(Pair),
+    none;
+left_by(_, Pair) ->
+    Pair.
 
 said(Title, Load, Figures) ->
     #{key := Key, unit := Unit} = bench_figures:of_load(Load),

@@ -7,21 +7,26 @@
 
 %% congestion: what TCP is told to use; undefined leaves the host's choice.
 %% part: the figures of the `subject' are also shown as ratios to those of each
-%% that is `compared'.
+%% that is `compared'. flags: further ones of the emulator. port:
+%% that of each of its nodes; nodes of two clusters cannot both be where others
+%% look first.
 -type contender() :: #{name := atom(), title := string(), carrier := carrier(),
-                       congestion := cubic | bbr | undefined, part := subject | compared | shown}.
+                       congestion := cubic | bbr | undefined, part := subject | compared | shown, flags => [string()],
+                       port => inet:port_number()}.
 -type carrier() :: bench_pair:carrier() | quinn.
 -type running() :: {bench_pair, bench_pair:pair()} | {bench_bare, bench_bare:pair()}.
 
 %% @doc The contenders of a place. QUIC uses cubic, so where TCP's choice is
-%% the bench's, that is what is compared with.
+%% the bench's, that is what is compared with. Where packets get lost, so is
+%% macula without lanes, in which everything waits for them.
 -spec all(bench_place:name()) -> [contender()].
 all(loopback) ->
     [tcp(inet_tcp, undefined), tcp(inet_tls, undefined) | quic()];
 all(veth) ->
     [tcp(inet_tcp, cubic), tcp(inet_tls, cubic) | quic()];
 all(wan) ->
-    [titled(tcp(Carrier, Congestion)) || Carrier <- [inet_tcp, inet_tls], Congestion <- [cubic, bbr]] ++ quic();
+    [titled(tcp(Carrier, Congestion)) || Carrier <- [inet_tcp, inet_tls], Congestion <- [cubic, bbr]]
+        ++ [one_stream() | quic()];
 all(Place) when Place =:= switch; Place =:= relay_loopback ->
     [(macula())#{part := compared, title := "direct"},
      (macula())#{name := relayed, title := "relayed", carrier := relayed}].
@@ -41,6 +46,10 @@ quic() ->
 
 macula() ->
     #{name => macula, title => "macula", carrier => macula, congestion => undefined, part => subject}.
+
+one_stream() ->
+    (macula())#{name := one_stream, title := "one stream", part := compared, flags => ["-macula", "dist_streams", "1"],
+                port => 4434}.
 
 %% @doc Finds one by its name, with whatever is known of it.
 -spec of_name(atom(), [Contender]) -> Contender when Contender :: #{name := atom(), atom() => term()}.

@@ -36,6 +36,9 @@ all() ->
      figure(slow_stream, "64 KiB beside calls", "MB/s", more),
      figure(slow_p50, "call beside it p50", "ms", less),
      figure(slow_p99, "call beside it p99", "ms", less),
+     figure(slow_streams, "32 x 64 KiB beside calls", "MB/s", more),
+     figure(slow_32_p50, "call beside 32 p50", "ms", less),
+     figure(slow_32_p99, "call beside 32 p99", "ms", less),
      figure(cpu_round_trip, "CPU, round trip", "us", less),
      figure(cpu_flood, "CPU, 32 B message", "us", less),
      figure(cpu_4k, "CPU, 4 KiB stream", "s/GB", less),
@@ -79,7 +82,8 @@ better(Direction, Ours, Theirs) ->
     end.
 
 %% @doc What a plain carrier of one stream was expected to reach on veth, what
-%% users are promised of a LAN, and what a relay between may cost.
+%% users are promised of a LAN and of a line that loses packets, and what a
+%% relay between may cost.
 -spec promises(bench_place:name()) -> [promise()].
 promises(switch) ->
     [{"64 KiB stream 0.3 times direct", stream_64k, at_least, 0.3, {times, macula, stream_64k}},
@@ -97,5 +101,11 @@ promises(veth) ->
      {"calls beside 16 MiB: p99 0.33 of inet_tcp", mixed_p99, at_most, 0.33, {times, inet_tcp, mixed_p99}},
      {"beside 4 of them: p99 0.33 of inet_tcp", mixed_4_p99, at_most, 0.33, {times, inet_tcp, mixed_4_p99}},
      {"beside 32 of them: p99 0.33 of inet_tcp", mixed_32_p99, at_most, 0.33, {times, inet_tcp, mixed_32_p99}}];
+promises(wan) ->
+    [{"calls beside 64 KiB: p99 0.25 of inet_tcp", slow_p99, at_most, 0.25, {times, inet_tcp_cubic, slow_p99}},
+     {"calls beside 64 KiB: p99 0.5 of one stream", slow_p99, at_most, 0.5, {times, one_stream, slow_p99}},
+     {"beside 32 of them: p99 0.25 of inet_tcp", slow_32_p99, at_most, 0.25, {times, inet_tcp_cubic, slow_32_p99}},
+     {"beside 32 of them: p99 0.5 of one stream", slow_32_p99, at_most, 0.5, {times, one_stream, slow_32_p99}},
+     {"32 x 64 KiB 0.9 of inet_tcp", slow_streams, at_least, 0.9, {times, inet_tcp_cubic, slow_streams}}];
 promises(_) ->
     [].

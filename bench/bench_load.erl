@@ -6,7 +6,7 @@
 -export_type([load/0, os_pids/0]).
 
 -type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed | mixed_4 | mixed_32 | paced
-                   | slow_stream,
+                   | slow_stream | slow_streams,
                  Ms :: pos_integer()}
               | {connect, Times :: pos_integer()}.
 %% The processes of both nodes, and of the relay between them.
@@ -15,6 +15,8 @@
 -define(KIB, 1024).
 -define(MIB, (1024 * 1024)).
 -define(CALLERS, 16).
+%% Of the streams of `slow_streams'.
+-define(SENDERS, 32).
 %% A call that is still waiting when the time is up may wait so many times longer.
 -define(PATIENCE, 4).
 -define(DRAIN_MS, 30_000).
@@ -59,10 +61,13 @@ run({mixed_32, Ms}, Node, _) ->
       mixed_32_bulk => Bulk};
 run({paced, Ms}, Node, _) ->
     Times = paced(Node, Ms div ?PACE_MS),
-    #{paced_p50 => us(bench_stats:percentile(50, Times)) / 1000,
-      paced_p99 => us(bench_stats:percentile(99, Times)) / 1000};
+    #{paced_p50 => ms(50, Times), paced_p99 => ms(99, Times)};
 run({slow_stream, Ms}, Node, _) ->
-    slow_stream(Node, Ms);
+    {Rate, Times} = slow_streams(Node, 1, 64 * ?KIB, Ms),
+    #{slow_stream => Rate, slow_p50 => ms(50, Times), slow_p99 => ms(99, Times)};
+run({slow_streams, Ms}, Node, _) ->
+    {Rate, Times} = slow_streams(Node, ?SENDERS, 4 * ?KIB, Ms),
+    #{slow_streams => Rate, slow_32_p50 => ms(50, Times), slow_32_p99 => ms(99, Times)};
 run({connect, Times}, Node, _) ->
     #{connect => us(bench_stats:median([connect(Node) || _ <- lists:seq(1, Times)])) / 1000}.
 
@@ -204,21 +209,18 @@ send_at(Time, Echo, From) ->
     Echo ! {From, now_ns()}.
 
 %% What stands in buffers at the end would take a slow line many seconds: so
-%% the receiver has the clock, and this load is a pair's last. A call that has
-%% not come back by then counts with the time it has waited.
-slow_stream(Node, Ms) ->
+%% the receiver has the clock, and the pair is of no use any more. A call that
+%% has not come back by then counts with the time it has waited.
+slow_streams(Node, Senders, Size, Ms) ->
     Self = self(),
     Sink = spawn_link(Node, ?MODULE, timed_sink, [Self, Ms div 5, Ms]),
     Echo = spawn_link(Node, ?MODULE, echo, []),
-    Message = binary:copy(<<"m">>, 64 * ?KIB),
-    Bulk = spawn(fun() -> bulk_until_stopped(Sink, Message) end),
+    Message = binary:copy(<<"m">>, Size),
+    Bulk = [spawn(fun() -> bulk_until_stopped(Sink, Message) end) || _ <- lists:seq(1, Senders)],
     Caller = spawn(fun() -> calls(Echo, Self) end),
     Rate = receive {Sink, Bytes, Seconds} -> mb(Bytes / Seconds) after 2 * Ms + ?DRAIN_MS -> error(no_count) end,
-    lists:foreach(fun(Pid) -> exit(Pid, kill) end, [Bulk, Caller]),
-    Times = waited(Caller, []),
-    #{slow_stream => Rate,
-      slow_p50 => us(bench_stats:percentile(50, Times)) / 1000,
-      slow_p99 => us(bench_stats:percentile(99, Times)) / 1000}.
+    lists:foreach(fun(Pid) -> exit(Pid, kill) end, [Caller | Bulk]),
+    {Rate, waited(Caller, [])}.
 
 -spec timed_sink(pid(), non_neg_integer(), pos_integer()) -> ok.
 timed_sink(From, WarmUpMs, Ms) ->

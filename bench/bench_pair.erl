@@ -32,10 +32,13 @@ nodes(Contender, #{address_a := AddressA, address_b := AddressB} = Place, Settin
             end,
     %% Those of other contenders are up as well.
     Of = atom_to_list(maps:get(name, Contender)),
-    NameB = bench_vm:name("_b_" ++ Of, AddressB),
+    NameB = bench_vm:name("_b_" ++ Of, AddressB ++ port(Contender)),
     B = Start(NameB, PrefixB),
-    A = Start(bench_vm:name("_a_" ++ Of, AddressA), PrefixA),
+    A = Start(bench_vm:name("_a_" ++ Of, AddressA ++ port(Contender)), PrefixA),
     connected(#{a => A, b => B, relay => Relay}, [bench_vm:answer(Vm, ?START_MS) || Vm <- [B, A]], list_to_atom(NameB)).
+
+port(#{port := Port}) -> ":" ++ integer_to_list(Port);
+port(_) -> "".
 
 connected(Pair, [{ok, up}, {ok, up}], NodeB) ->
     case ask(Pair, {peer, NodeB, os_pids(Pair)}, ?START_MS) of
