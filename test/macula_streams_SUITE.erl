@@ -6,7 +6,7 @@
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, init_per_group/2, end_per_group/2,
          end_per_testcase/2]).
--export([order/1, model/1, bulk_waits_alone/1]).
+-export([order/1, model/1, bulk_waits_alone/1, many_on_a_slow_line/1]).
 -export([what_follows/1]).
 -export([peer_killed/1, disconnected/1, bridge_killed/1, senders_end/1, suspended_by_others_too/1, code_changes/1,
          nosuspend/1, async_senders/1, single_stream/1]).
@@ -30,6 +30,12 @@
 -define(LINK_HIGH, (64 bsl 20)).
 -define(BATCH, (1 bsl 20)).
 -define(CALLS_MS, full(10_000, 2_000)).
+%% Senders, and how often and after how long it is looked whether calls still come back beside them. The longest that was
+%% seen took 2 s.
+-define(SENDERS, 32).
+-define(CALLERS, 8).
+-define(LOOKS, full(20, 4)).
+-define(LOOK_MS, 4_000).
 %% Links, each of them new, and on how many an answer may come before what it follows from: a machine that stands
 %% still between two packets. Lanes read by tasks of their own had one in six.
 -define(NEW_LINKS, full(1000, 100)).
@@ -44,7 +50,7 @@ all() ->
     [what_follows, {group, bad_link}, {group, waiting}].
 
 groups() ->
-    [{bad_link, [order, model, bulk_waits_alone]},
+    [{bad_link, [order, model, bulk_waits_alone, many_on_a_slow_line]},
      {waiting, [peer_killed, disconnected, bridge_killed, senders_end, suspended_by_others_too, code_changes, nosuspend,
                 async_senders, single_stream]}].
 
@@ -157,6 +163,30 @@ bulk_waits_alone(_) ->
     ct:pal("~b calls, beside bulk ~b; ~b bytes wait", [Alone, Beside, Queue]),
     ?assert(Beside * ?CALLS_RATIO > Alone),
     ?assert(Queue < ?LINK_HIGH + ?BATCH).
+
+%% Where some 300 kB/s get through, all of them together send for minutes what they may send ahead; who is on a lane without
+%% one of them does not wait for it.
+many_on_a_slow_line(_) ->
+    Lab = netlab:start(wan, #{delay => 20, loss => 0.01}),
+    [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
+    connect(A, B),
+    NodeB = name(B),
+    Sink = sink(B),
+    _ = [cast(A, fun() -> send_on(Sink, [], rand:bytes(1 bsl 16), 1) end) || _ <- lists:seq(1, ?SENDERS)],
+    Callers = [cast(A, fun() -> call_on(NodeB, 1) end) || _ <- lists:seq(1, ?CALLERS)],
+    Answered = [begin timer:sleep(?LOOK_MS), lists:sum([answered(A, Caller) || Caller <- Callers]) end
+                || _ <- lists:seq(1, ?LOOKS)],
+    [#{queue := Queue}] = call(A, fun macula:links/0),
+    ct:pal("calls answered after each ~b ms: ~w; ~b bytes wait", [?LOOK_MS, Answered, Queue]),
+    ?assertEqual(lists:usort(Answered), Answered).
+
+answered(Node, Caller) ->
+    proplists:get_value(answered, dictionary(Node, Caller), 0).
+
+call_on(Node, Count) ->
+    Node = erpc:call(Node, erlang, node, []),
+    put(answered, Count),
+    call_on(Node, Count + 1).
 
 %% How many calls of one process after the other are answered in a time.
 calls(Node, Ms) ->

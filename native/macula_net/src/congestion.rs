@@ -57,6 +57,22 @@ impl Company {
     }
 }
 
+/// How many bytes may be under way on a connection, as its congestion control has it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Window(Arc<AtomicU64>);
+
+impl Window {
+    /// That of a connection.
+    pub(crate) fn of(connection: &quinn::Connection) -> Window {
+        shared_with(connection, |controller| controller.shared.clone())
+    }
+
+    /// In bytes, as of the latest acknowledgement; 0 before the first.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// What the congestion control of a connection shares. Another one than ours never hears of anything.
 fn shared_with<T: Default>(connection: &quinn::Connection, pick: impl Fn(&PathCubic) -> T) -> T {
     let controller = connection.congestion_state().into_any();
@@ -74,6 +90,7 @@ impl ControllerFactory for PathCubicConfig {
             config: self.0.clone(),
             epoch: Epoch::default(),
             company: Company::default(),
+            shared: Window::default(),
             bound: Bound::default(),
             seen: 0,
             began: now,
@@ -90,6 +107,7 @@ struct PathCubic {
     config: Arc<CubicConfig>,
     epoch: Epoch,
     company: Company,
+    shared: Window,
     bound: Bound,
     /// The epoch that `inner` and `bound` are of, and when it began.
     seen: u64,
@@ -163,6 +181,7 @@ impl Controller for PathCubic {
         self.in_flight = in_flight;
         self.left_behind = self.left_behind.min(in_flight);
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+        self.shared.0.store(self.inner.window(), Relaxed);
     }
 
     fn on_congestion_event(
@@ -201,6 +220,7 @@ impl Controller for PathCubic {
             config: self.config.clone(),
             epoch: self.epoch.clone(),
             company: self.company.clone(),
+            shared: self.shared.clone(),
             ..*self
         })
     }

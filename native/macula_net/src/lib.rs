@@ -17,6 +17,7 @@ mod framing;
 mod greet;
 mod identity;
 mod intake;
+mod lanes;
 mod link;
 mod marker;
 mod mesh;

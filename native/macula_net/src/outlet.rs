@@ -1,14 +1,12 @@
 //! The output of a link: its control stream and, with a peer that agrees, lanes beside it. Frames are
 //! placed here, and who sends more than its lane takes is held back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use macula_core::dist::brake::{Brake, LOOKS, Queued, Taken};
@@ -22,16 +20,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::congestion::Company;
-use crate::hops::{self, Hop};
+use crate::lanes;
 use crate::link::{LinkState, SendState};
 use crate::queue::{Queue, TICK};
 
 /// The control stream goes before the lanes: ticks are on it, and what all lanes wait for.
 const CONTROL_PRIORITY: i32 = 1;
-
-/// Lanes that have something to send within so long are in each other's way.
-const COMPANY: Duration = Duration::from_millis(50);
 
 /// Bytes around a fenced frame.
 const FENCED: usize = frame::HEADER + FENCE_PREFIX;
@@ -74,9 +68,9 @@ pub struct Sent {
 
 /// The streams of a link that are written to.
 pub(crate) struct Outlet {
-    control: Queue,
+    pub(crate) control: Queue,
     sorter: Option<Mutex<Lanes>>,
-    lanes: Mutex<Waiting>,
+    pub(crate) lanes: Mutex<Waiting>,
     brake: Mutex<Brake>,
     /// Somebody was suspended.
     braked: Notify,
@@ -86,13 +80,13 @@ pub(crate) struct Outlet {
 
 /// What waits for the lanes' writer.
 #[derive(Default)]
-struct Waiting {
+pub(crate) struct Waiting {
     chunks: Vec<Vec<Bytes>>,
     /// The lanes of these.
     filled: Vec<u16>,
-    openings: VecDeque<Opening>,
-    closing: bool,
-    writer: Option<Waker>,
+    pub(crate) openings: VecDeque<Opening>,
+    pub(crate) closing: bool,
+    pub(crate) writer: Option<Waker>,
 }
 
 /// Frames on their way to the streams of a link. One at a time: they keep their order.
@@ -148,10 +142,20 @@ impl Outlet {
     pub(crate) fn written(&self, stream: Stream, bytes: usize) -> Taken {
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
         let lane = match stream {
-            Stream::Control => None,
+            Stream::Control => {
+                self.control_written();
+                None
+            }
             Stream::Lane(index) => Some(index),
         };
         self.brake.lock().taken(lane, bytes)
+    }
+
+    /// The lanes have waited for the control stream: what little QUIC may take goes there first.
+    fn control_written(&self) {
+        if self.sorter.is_some() && self.control.is_empty() {
+            wake(self.lanes.lock());
+        }
     }
 
     /// Resolves when the link stands still while processes are suspended for it: with these, to be resumed.
@@ -258,6 +262,12 @@ fn send_state(taken: bool, pause: bool) -> SendState {
 }
 
 impl Waiting {
+    /// What has come for lanes since the last time.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = (u16, Vec<Bytes>)> {
+        let filled = std::mem::take(&mut self.filled).into_iter();
+        filled.map(|lane| (lane, std::mem::take(&mut self.chunks[usize::from(lane)])))
+    }
+
     fn fill(&mut self, lane: u16, chunks: Vec<Bytes>) {
         let Some(waiting) = self.chunks.get_mut(usize::from(lane)).filter(|_| !self.closing) else {
             return;
@@ -282,7 +292,7 @@ fn wake(mut waiting: MutexGuard<'_, Waiting>) {
 /// can: it has everything when the last of them has ended there.
 pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patience: Duration) {
     let outlet = &link.outlet;
-    let lanes = outlet.sorter.as_ref().map(|_| tokio::spawn(write_lanes(link.clone())));
+    let lanes = outlet.sorter.as_ref().map(|_| tokio::spawn(lanes::write(link.clone())));
     if lanes.is_some() {
         // Fails only when the connection has.
         let _ = stream.set_priority(CONTROL_PRIORITY);
@@ -292,6 +302,7 @@ pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patien
         never = release(link) => match never {},
     }
     let _ = stream.finish();
+    outlet.control_written();
     if let Some(lanes) = lanes {
         drained(outlet, lanes, patience).await;
     }
@@ -315,115 +326,4 @@ async fn drained(outlet: &Outlet, mut lanes: JoinHandle<()>, patience: Duration)
             return lanes.abort();
         }
     }
-}
-
-/// Writes all lanes. One task for all of them: what is to go at the same time is then in the same
-/// packets, as QUIC's own task runs only after it.
-async fn write_lanes(link: Arc<LinkState>) {
-    let mut lanes = Writing::new(Company::of(link.connection()));
-    while let Some(opening) = poll_fn(|cx| lanes.poll(&link, cx)).await {
-        let Ok(mut stream) = link.connection().open_uni().await else {
-            return;
-        };
-        if stream.write_all(&opening.encode()).await.is_err() {
-            return;
-        }
-        lanes.streams.insert(opening.index, (stream, VecDeque::new()));
-    }
-    for (stream, _) in lanes.streams.values_mut() {
-        let _ = stream.finish();
-    }
-    for (stream, _) in lanes.streams.values_mut() {
-        let _ = stream.stopped().await;
-    }
-}
-
-/// The lanes' streams, with what is to be written to each.
-struct Writing {
-    streams: HashMap<u16, (SendStream, VecDeque<Bytes>)>,
-    /// Those with something to write.
-    busy: Vec<u16>,
-    company: Company,
-    /// Since when it is noted who writes, and the lane that did.
-    noted: (Instant, Option<u16>),
-    several: bool,
-}
-
-impl Writing {
-    fn new(company: Company) -> Writing {
-        let (streams, busy) = (HashMap::new(), Vec::new());
-        Writing { streams, busy, company, noted: (Instant::now(), None), several: false }
-    }
-
-    /// Notes that a lane has something to write.
-    fn note(&mut self, lane: u16) {
-        let (since, known) = &mut self.noted;
-        let other = *known.get_or_insert(lane) != lane;
-        if other {
-            self.several = true;
-            self.company.set(true);
-        }
-        if since.elapsed() > COMPANY {
-            self.company.set(self.several);
-            self.noted = (Instant::now(), None);
-            self.several = false;
-        }
-    }
-
-    /// Writes what there is room for. Ready with a lane that is to be opened first, or with none when the
-    /// link is closing and all is written, or lost.
-    fn poll(&mut self, link: &LinkState, cx: &mut Context<'_>) -> Poll<Option<Opening>> {
-        let closing = {
-            let mut waiting = link.outlet.lanes.lock();
-            if let Some(opening) = waiting.openings.pop_front() {
-                return Poll::Ready(Some(opening));
-            }
-            self.take(&mut waiting);
-            waiting.writer = Some(cx.waker().clone());
-            waiting.closing
-        };
-        let streams = &mut self.streams;
-        self.busy.retain(|lane| {
-            let stream = streams.get_mut(lane);
-            stream.is_some_and(|(stream, rest)| write_some(link, *lane, stream, rest, cx))
-        });
-        if closing && self.busy.is_empty() { Poll::Ready(None) } else { Poll::Pending }
-    }
-
-    fn take(&mut self, waiting: &mut Waiting) {
-        for lane in std::mem::take(&mut waiting.filled) {
-            let chunks = std::mem::take(&mut waiting.chunks[usize::from(lane)]);
-            if let Some((_, rest)) = self.streams.get_mut(&lane) {
-                if rest.is_empty() {
-                    self.busy.push(lane);
-                }
-                rest.extend(chunks);
-                self.note(lane);
-            }
-        }
-    }
-}
-
-/// Writes what there is room for; whether something is left, and the stream waits for room.
-fn write_some(
-    link: &LinkState,
-    lane: u16,
-    stream: &mut SendStream,
-    rest: &mut VecDeque<Bytes>,
-    cx: &mut Context<'_>,
-) -> bool {
-    hops::pass(Hop::Writing);
-    while !rest.is_empty() {
-        let written = pin!(stream.write_chunks(rest.make_contiguous())).poll(cx);
-        match written {
-            Poll::Pending => return true,
-            Poll::Ready(Ok(taken)) => {
-                rest.drain(..taken.chunks);
-                link.written(Stream::Lane(lane), taken.bytes);
-            }
-            // The connection is lost, or nobody reads on.
-            Poll::Ready(Err(_)) => rest.clear(),
-        }
-    }
-    false
 }

@@ -1,5 +1,7 @@
 //! The output of one stream: bytes wait here, in order, until it takes them.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::SendStream;
@@ -15,6 +17,8 @@ pub(crate) const TICK: Bytes = Bytes::from_static(&[0, 0, 0, 0]);
 pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
+    /// Bytes pushed and not written yet.
+    waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -32,11 +36,12 @@ enum Work {
 
 impl Queue {
     /// Adds `chunks`: whole frames. False when the link is closing.
-    pub(crate) fn push(&self, chunks: impl IntoIterator<Item = Bytes>) -> bool {
+    pub(crate) fn push(&self, chunks: Vec<Bytes>) -> bool {
         let mut state = self.state.lock();
         if state.closing {
             return false;
         }
+        self.waiting.fetch_add(chunks.iter().map(Bytes::len).sum(), Relaxed);
         state.chunks.extend(chunks);
         hops::pass(Hop::Queued);
         drop(state);
@@ -51,10 +56,16 @@ impl Queue {
         if state.closing {
             return false;
         }
+        self.waiting.fetch_add(TICK.len(), Relaxed);
         state.ticks += 1;
         drop(state);
         self.changed.notify_one();
         true
+    }
+
+    /// Whether all that was pushed is written, or never will be.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.load(Relaxed) == 0
     }
 
     /// Takes nothing more; what waits is still written.
@@ -90,8 +101,13 @@ impl Queue {
     /// Writes to `stream` whatever is pushed, in order, until the queue is closed and empty, or the
     /// connection has failed. `written` is told of as many bytes each time.
     pub(crate) async fn write_to(&self, stream: &mut SendStream, written: impl Fn(usize)) {
+        let written = |bytes| {
+            self.waiting.fetch_sub(bytes, Relaxed);
+            written(bytes);
+        };
         while let Work::Write(mut chunks) = self.work().await {
             if write(stream, &mut chunks, &written).await.is_err() {
+                self.waiting.store(0, Relaxed);
                 return;
             }
         }

@@ -41,6 +41,17 @@ const STRANGER_WINDOW: u32 = 64 * 1024;
 /// make a small message wait longer behind a large one.
 const SEND_WINDOW: u64 = 2 * STREAM_WINDOW as u64;
 
+/// The least of [`ahead`], in bytes. Less than a stream's window, so that a full lane moves with each
+/// acknowledgement, and not only when the other side has read a part of that window.
+const LEAST_AHEAD: u64 = STREAM_WINDOW as u64 / 2;
+
+/// Bytes that a lane which had nothing to write may write when others have used up [`ahead`]: a call is
+/// not to wait for acknowledgements of what others have sent.
+pub(crate) const LITTLE: usize = 4 * 1024;
+
+/// Bytes beyond [`ahead`] for that: as many lanes have it at a time as there are, unless told otherwise.
+pub(crate) const RESERVE: u64 = 64 * LITTLE as u64;
+
 /// Packets received before an acknowledgement is due. Every second one, the default, spends a
 /// third of the CPU on acknowledgements when both ends share a machine.
 const ACK_EVERY: u32 = 20;
@@ -128,9 +139,17 @@ pub fn admit(connection: &quinn::Connection, lanes: Option<u16>) {
     connection.set_receive_window(VarInt::from_u32(streams * STREAM_WINDOW));
     connection.set_max_concurrent_uni_streams(lanes.into());
     if lanes > 0 {
-        // Each lane has a window of its own: none takes the room of another.
-        connection.set_send_window(u64::from(streams) * u64::from(STREAM_WINDOW));
+        connection.set_send_window(ahead(0));
     }
+}
+
+/// Bytes that a link with lanes hands to QUIC before they are acknowledged, at most, on a path with
+/// this congestion window: as much as is under way, and as much again that is sent as soon as it may.
+///
+/// With a window for each lane, as the other side has, a slow line would have minutes of them before
+/// it: all the lanes of 32 senders stood full, and none of them moved for half a minute.
+pub(crate) fn ahead(window: u64) -> u64 {
+    (2 * window).max(LEAST_AHEAD)
 }
 
 /// Counts what a connection has sent that asks for an acknowledgement. Of what QUIC sends when none

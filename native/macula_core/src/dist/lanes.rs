@@ -95,9 +95,11 @@ impl Lanes {
     }
 
     /// The lane of a process. Pids are numbered one after the other, so those spawned together
-    /// are spread over all lanes.
+    /// are spread over all lanes; also where it is every second of them, or every fifth, as others are
+    /// spawned in between, since each round over all lanes begins three further on.
     fn lane_of(&self, sender: Sender) -> u16 {
-        self.modulo(u64::from(sender.id) + u64::from(sender.serial))
+        let number = u64::from(sender.id) + u64::from(sender.serial);
+        self.modulo(number + 3 * (number / self.open.len() as u64))
     }
 
     fn modulo(&self, number: u64) -> u16 {
@@ -173,6 +175,8 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn sender(id: u32) -> Sender {
@@ -188,12 +192,13 @@ mod tests {
 
     #[test]
     fn processes_spawned_together_have_lanes_of_their_own() {
-        let lanes = Lanes::new(16);
+        const PROCESSES: u32 = 32;
+        let lanes = Lanes::new(64);
         let of = |id| lanes.lane_of(Sender { id, serial: u32::MAX, creation: 1 });
-        for first in [0, 1000, u32::MAX - 15] {
-            let mut all: Vec<u16> = (first..=first + 15).map(of).collect();
-            all.sort_unstable();
-            assert_eq!(all, (0..16).collect::<Vec<_>>());
+        for (first, others) in (0..500).chain([u32::MAX - 8 * PROCESSES]).zip((1..=8).cycle()) {
+            let ids = (0..PROCESSES).map(|number| first + number * others);
+            let different = ids.map(of).collect::<HashSet<_>>().len();
+            assert!(different >= PROCESSES as usize - 1, "{first} {others}: {different}");
         }
     }
 

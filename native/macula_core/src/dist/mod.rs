@@ -3,7 +3,8 @@
 //! A link has a control stream and, each way, a number of lanes: streams that do not wait for each
 //! other. [`lanes`] places every frame, after what [`signal`] reads off it, so that the signals of
 //! one process keep their order; [`merge`] puts the lanes together again on the other side;
-//! [`brake`] holds back the processes that send more than their lane takes.
+//! [`brake`] holds back the processes that send more than their lane takes, and [`turns`] says which
+//! lane writes next.
 
 pub mod brake;
 pub mod credit;
@@ -12,3 +13,4 @@ pub mod lane;
 pub mod lanes;
 pub mod merge;
 pub mod signal;
+pub mod turns;

@@ -1,0 +1,236 @@
+//! Writes the lanes of a link, in turns, and has QUIC take no more ahead than the path is worth.
+//!
+//! What QUIC has taken goes out a packet of each lane after the other. What it has not taken yet waits
+//! here, where a process that has little to say can still go first.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use macula_core::dist::lane::Opening;
+use macula_core::dist::turns::{Ended, TURN, Turn, Turns};
+use quinn::{SendStream, WriteError};
+
+use crate::congestion::{Company, Window};
+use crate::hops::{self, Hop};
+use crate::link::LinkState;
+use crate::outlet::{Stream, Waiting};
+use crate::transport::{LITTLE, RESERVE, ahead};
+
+/// Lanes that have something to send within so long are in each other's way.
+const COMPANY: Duration = Duration::from_millis(50);
+
+/// Bytes that QUIC is handed in one piece while several lanes write: room for more comes when all of a
+/// piece is acknowledged. With large ones, of many lanes at once, that is seldom on a slow line.
+const PIECE: usize = 2 * 1024;
+
+/// Writes all lanes. One task for all of them: what is to go at the same time is then in the same
+/// packets, as QUIC's own task runs only after it.
+pub(crate) async fn write(link: Arc<LinkState>) {
+    let mut lanes = Writing::new(link.connection());
+    while let Some(opening) = poll_fn(|cx| lanes.poll(&link, cx)).await {
+        let Ok(mut stream) = link.connection().open_uni().await else {
+            return;
+        };
+        if stream.write_all(&opening.encode()).await.is_err() {
+            return;
+        }
+        lanes.lanes.insert(opening.index, Lane { stream, rest: VecDeque::new() });
+    }
+    for lane in lanes.lanes.values_mut() {
+        let _ = lane.stream.finish();
+    }
+    for lane in lanes.lanes.values_mut() {
+        let _ = lane.stream.stopped().await;
+    }
+}
+
+/// The lanes, and which of them writes next.
+struct Writing {
+    lanes: HashMap<u16, Lane>,
+    turns: Turns,
+    company: Company,
+    /// Since when it is noted who writes, and the lane that did.
+    noted: (Instant, Option<u16>),
+    several: bool,
+    window: Window,
+    /// Bytes that QUIC takes before they are acknowledged.
+    ahead: u64,
+}
+
+struct Lane {
+    stream: SendStream,
+    /// What is to be written to it.
+    rest: VecDeque<Bytes>,
+}
+
+impl Writing {
+    fn new(connection: &quinn::Connection) -> Writing {
+        Writing {
+            lanes: HashMap::new(),
+            turns: Turns::default(),
+            company: Company::of(connection),
+            noted: (Instant::now(), None),
+            several: false,
+            window: Window::of(connection),
+            ahead: ahead(0),
+        }
+    }
+
+    /// Notes that a lane has something to write.
+    fn note(&mut self, lane: u16) {
+        let (since, known) = &mut self.noted;
+        let other = *known.get_or_insert(lane) != lane;
+        if other {
+            self.several = true;
+            self.company.set(true);
+        }
+        if since.elapsed() > COMPANY {
+            self.company.set(self.several);
+            self.noted = (Instant::now(), None);
+            self.several = false;
+        }
+    }
+
+    /// Writes what there is room for. Ready with a lane that is to be opened first, or with none when the
+    /// link is closing and all is written, or lost.
+    fn poll(&mut self, link: &LinkState, cx: &mut Context<'_>) -> Poll<Option<Opening>> {
+        let closing = {
+            let mut waiting = link.outlet.lanes.lock();
+            if let Some(opening) = waiting.openings.pop_front() {
+                return Poll::Ready(Some(opening));
+            }
+            self.take(&mut waiting);
+            waiting.writer = Some(cx.waker().clone());
+            waiting.closing
+        };
+        // They have something to write still, and are asked again when the control stream has not.
+        if link.outlet.control.is_empty() {
+            self.keep_ahead(link.connection());
+            self.round(link, cx);
+        }
+        if closing && self.turns.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    /// Has QUIC take as much as the path is worth. Not for every small change, as that takes a lock.
+    fn keep_ahead(&mut self, connection: &quinn::Connection) {
+        let ahead = ahead(self.window.bytes());
+        if ahead > self.ahead || ahead < self.ahead / 2 {
+            self.ahead = ahead;
+            connection.set_send_window(ahead);
+        }
+    }
+
+    fn take(&mut self, waiting: &mut Waiting) {
+        for (index, chunks) in waiting.take() {
+            if let Some(lane) = self.lanes.get_mut(&index) {
+                if lane.rest.is_empty() {
+                    self.turns.filled(index);
+                }
+                lane.rest.extend(chunks);
+                self.note(index);
+            }
+        }
+    }
+
+    /// Writes what there is room for.
+    fn round(&mut self, link: &LinkState, cx: &mut Context<'_>) {
+        while let Some(Turn { lane: index, fresh }) = self.turns.begin() {
+            let most = if self.turns.is_empty() { usize::MAX } else { TURN };
+            let Some(lane) = self.lanes.get_mut(&index) else {
+                continue;
+            };
+            let written = |bytes| link.written(Stream::Lane(index), bytes);
+            let mut ended = lane.write(most, written, cx);
+            if fresh && ended == (Ended::NoRoom { wrote: false }) && lane.has_little() {
+                link.connection().set_send_window(self.ahead + RESERVE);
+                ended = lane.write(most, written, cx);
+                link.connection().set_send_window(self.ahead);
+            }
+            self.turns.ended(index, ended);
+        }
+    }
+}
+
+impl Lane {
+    /// Whether all it has to write is small.
+    fn has_little(&self) -> bool {
+        let few = self.rest.len() <= LITTLE;
+        few && self.rest.iter().map(Bytes::len).sum::<usize>() <= LITTLE
+    }
+
+    /// Writes about `most` bytes, if there is room for them.
+    fn write(&mut self, most: usize, written: impl Fn(usize), cx: &mut Context<'_>) -> Ended {
+        hops::pass(Hop::Writing);
+        let mut bytes = 0;
+        while !self.rest.is_empty() && bytes < most {
+            let taken = if most == usize::MAX || self.has_little() {
+                self.write_chunks(cx)
+            } else {
+                self.write_pieces(most - bytes, cx)
+            };
+            match taken {
+                Poll::Pending => return Ended::NoRoom { wrote: bytes > 0 },
+                Poll::Ready(Ok(taken)) => {
+                    bytes += taken;
+                    written(taken);
+                }
+                // The connection is lost, or nobody reads on.
+                Poll::Ready(Err(_)) => self.rest.clear(),
+            }
+        }
+        if self.rest.is_empty() { Ended::Empty } else { Ended::Over }
+    }
+
+    /// Writes what there is room for; how much that was.
+    fn write_chunks(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, WriteError>> {
+        let taken = pin!(self.stream.write_chunks(self.rest.make_contiguous())).poll(cx);
+        let taken = ready!(taken)?;
+        self.rest.drain(..taken.chunks);
+        Poll::Ready(Ok(taken.bytes))
+    }
+
+    /// The same of the first `most` bytes, in pieces.
+    fn write_pieces(
+        &mut self,
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, WriteError>> {
+        let taken = pin!(self.stream.write_chunks(&mut pieces(&self.rest, most))).poll(cx);
+        let bytes = ready!(taken)?.bytes;
+        advance(&mut self.rest, bytes);
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+/// The first `most` bytes in pieces.
+fn pieces(chunks: &VecDeque<Bytes>, most: usize) -> Vec<Bytes> {
+    let (mut pieces, mut left) = (Vec::new(), most);
+    for chunk in chunks {
+        let mut chunk = chunk.slice(..left.min(chunk.len()));
+        left -= chunk.len();
+        while !chunk.is_empty() {
+            pieces.push(chunk.split_to(PIECE.min(chunk.len())));
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    pieces
+}
+
+/// Takes off the first `bytes`.
+fn advance(chunks: &mut VecDeque<Bytes>, mut bytes: usize) {
+    while let Some(chunk) = chunks.front_mut().filter(|_| bytes > 0) {
+        let taken = bytes.min(chunk.len());
+        bytes -= taken;
+        chunk.advance(taken);
+        if chunk.is_empty() {
+            chunks.pop_front();
+        }
+    }
+}
