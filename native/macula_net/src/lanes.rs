@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -58,8 +59,6 @@ struct Writing {
     noted: (Instant, Option<u16>),
     several: bool,
     window: Window,
-    /// Bytes that QUIC takes before they are acknowledged.
-    ahead: u64,
 }
 
 struct Lane {
@@ -77,7 +76,6 @@ impl Writing {
             noted: (Instant::now(), None),
             several: false,
             window: Window::of(connection),
-            ahead: ahead(0),
         }
     }
 
@@ -108,20 +106,17 @@ impl Writing {
             waiting.writer = Some(cx.waker().clone());
             waiting.closing
         };
-        // They have something to write still, and are asked again when the control stream has not.
-        if link.outlet.control.is_empty() {
-            self.keep_ahead(link.connection());
-            self.round(link, cx);
-        }
+        self.keep_ahead(link);
+        self.round(link, cx);
         if closing && self.turns.is_empty() { Poll::Ready(None) } else { Poll::Pending }
     }
 
     /// Has QUIC take as much as the path is worth. Not for every small change, as that takes a lock.
-    fn keep_ahead(&mut self, connection: &quinn::Connection) {
-        let ahead = ahead(self.window.bytes());
-        if ahead > self.ahead || ahead < self.ahead / 2 {
-            self.ahead = ahead;
-            connection.set_send_window(ahead);
+    fn keep_ahead(&self, link: &LinkState) {
+        let (before, ahead) = (link.outlet.ahead.load(Relaxed), ahead(self.window.bytes()));
+        if ahead > before || ahead < before / 2 {
+            link.outlet.ahead.store(ahead, Relaxed);
+            link.connection().set_send_window(ahead);
         }
     }
 
@@ -147,9 +142,7 @@ impl Writing {
             let written = |bytes| link.written(Stream::Lane(index), bytes);
             let mut ended = lane.write(most, written, cx);
             if fresh && ended == (Ended::NoRoom { wrote: false }) && lane.has_little() {
-                link.connection().set_send_window(self.ahead + RESERVE);
-                ended = lane.write(most, written, cx);
-                link.connection().set_send_window(self.ahead);
+                ended = link.with_reserve(RESERVE, || lane.write(most, written, cx));
             }
             self.turns.ended(index, ended);
         }
@@ -232,5 +225,28 @@ fn advance(chunks: &mut VecDeque<Bytes>, mut bytes: usize) {
         if chunk.is_empty() {
             chunks.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_in_pieces_is_taken_off_byte_by_byte() {
+        let content: Vec<u8> = (0..10_000).map(|at| at as u8).collect();
+        let whole = Bytes::from(content.clone());
+        let mut chunks: VecDeque<_> =
+            [whole.slice(..1), whole.slice(1..7000), whole.slice(7000..)].into();
+        let mut at = 0;
+        for most in [1, PIECE, 5000, 1, 4000] {
+            let pieces = pieces(&chunks, most);
+            assert!(pieces.iter().all(|piece| !piece.is_empty() && piece.len() <= PIECE));
+            let bytes = pieces.concat();
+            assert_eq!(bytes, content[at..content.len().min(at + most)]);
+            advance(&mut chunks, bytes.len());
+            at += bytes.len();
+        }
+        assert!(chunks.is_empty());
     }
 }

@@ -157,6 +157,20 @@ impl LinkState {
         &self.connection
     }
 
+    /// Whether there are lanes beside the control stream.
+    pub(crate) fn has_lanes(&self) -> bool {
+        self.outlet.has_lanes()
+    }
+
+    /// Has QUIC take so many bytes more ahead while something is written.
+    pub(crate) fn with_reserve<T>(&self, bytes: u64, write: impl FnOnce() -> T) -> T {
+        let ahead = || self.outlet.ahead.load(Relaxed);
+        self.connection().set_send_window(ahead() + bytes);
+        let written = write();
+        self.connection().set_send_window(ahead());
+        written
+    }
+
     /// So many bytes were written to a stream.
     pub(crate) fn written(&self, stream: Stream, bytes: usize) {
         let Taken { resume, go_on } = self.outlet.written(stream, bytes);

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::lanes;
 use crate::link::{LinkState, SendState};
 use crate::queue::{Queue, TICK};
+use crate::transport::ahead;
 
 /// The control stream goes before the lanes: ticks are on it, and what all lanes wait for.
 const CONTROL_PRIORITY: i32 = 1;
@@ -68,7 +69,7 @@ pub struct Sent {
 
 /// The streams of a link that are written to.
 pub(crate) struct Outlet {
-    pub(crate) control: Queue,
+    control: Queue,
     sorter: Option<Mutex<Lanes>>,
     pub(crate) lanes: Mutex<Waiting>,
     brake: Mutex<Brake>,
@@ -76,6 +77,8 @@ pub(crate) struct Outlet {
     braked: Notify,
     /// Bytes written to the streams.
     pub(crate) bytes_out: AtomicU64,
+    /// Bytes that QUIC takes of lanes before they are acknowledged.
+    pub(crate) ahead: AtomicU64,
 }
 
 /// What waits for the lanes' writer.
@@ -115,6 +118,7 @@ impl Outlet {
             brake: Mutex::new(lanes.map_or_else(Brake::without_lanes, Brake::new)),
             braked: Notify::new(),
             bytes_out: AtomicU64::new(0),
+            ahead: AtomicU64::new(ahead(0)),
         }
     }
 
@@ -138,24 +142,19 @@ impl Outlet {
         self.brake.lock().waiting()
     }
 
+    /// Whether there are lanes beside the control stream.
+    pub(crate) fn has_lanes(&self) -> bool {
+        self.sorter.is_some()
+    }
+
     /// So many bytes were written to a stream.
     pub(crate) fn written(&self, stream: Stream, bytes: usize) -> Taken {
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
         let lane = match stream {
-            Stream::Control => {
-                self.control_written();
-                None
-            }
+            Stream::Control => None,
             Stream::Lane(index) => Some(index),
         };
         self.brake.lock().taken(lane, bytes)
-    }
-
-    /// The lanes have waited for the control stream: what little QUIC may take goes there first.
-    fn control_written(&self) {
-        if self.sorter.is_some() && self.control.is_empty() {
-            wake(self.lanes.lock());
-        }
     }
 
     /// Resolves when the link stands still while processes are suspended for it: with these, to be resumed.
@@ -298,11 +297,10 @@ pub(crate) async fn write(link: &Arc<LinkState>, stream: &mut SendStream, patien
         let _ = stream.set_priority(CONTROL_PRIORITY);
     }
     tokio::select! {
-        () = outlet.control.write_to(stream, |bytes| link.written(Stream::Control, bytes)) => {}
+        () = outlet.control.write_to(stream, link) => {}
         never = release(link) => match never {},
     }
     let _ = stream.finish();
-    outlet.control_written();
     if let Some(lanes) = lanes {
         drained(outlet, lanes, patience).await;
     }

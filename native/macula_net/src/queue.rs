@@ -1,13 +1,18 @@
 //! The output of one stream: bytes wait here, in order, until it takes them.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quinn::SendStream;
+use quinn::{SendStream, WriteError, Written};
 use tokio::sync::Notify;
 
 use crate::hops::{self, Hop};
+use crate::link::LinkState;
+use crate::outlet::Stream;
+use crate::transport::RESERVE;
 
 /// A frame without content, which says that the sender is alive.
 pub(crate) const TICK: Bytes = Bytes::from_static(&[0, 0, 0, 0]);
@@ -17,8 +22,6 @@ pub(crate) const TICK: Bytes = Bytes::from_static(&[0, 0, 0, 0]);
 pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
-    /// Bytes pushed and not written yet.
-    waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +44,6 @@ impl Queue {
         if state.closing {
             return false;
         }
-        self.waiting.fetch_add(chunks.iter().map(Bytes::len).sum(), Relaxed);
         state.chunks.extend(chunks);
         hops::pass(Hop::Queued);
         drop(state);
@@ -56,16 +58,10 @@ impl Queue {
         if state.closing {
             return false;
         }
-        self.waiting.fetch_add(TICK.len(), Relaxed);
         state.ticks += 1;
         drop(state);
         self.changed.notify_one();
         true
-    }
-
-    /// Whether all that was pushed is written, or never will be.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.load(Relaxed) == 0
     }
 
     /// Takes nothing more; what waits is still written.
@@ -99,15 +95,10 @@ impl Queue {
     }
 
     /// Writes to `stream` whatever is pushed, in order, until the queue is closed and empty, or the
-    /// connection has failed. `written` is told of as many bytes each time.
-    pub(crate) async fn write_to(&self, stream: &mut SendStream, written: impl Fn(usize)) {
-        let written = |bytes| {
-            self.waiting.fetch_sub(bytes, Relaxed);
-            written(bytes);
-        };
+    /// connection has failed. The link is told how much was written each time.
+    pub(crate) async fn write_to(&self, stream: &mut SendStream, link: &LinkState) {
         while let Work::Write(mut chunks) = self.work().await {
-            if write(stream, &mut chunks, &written).await.is_err() {
-                self.waiting.store(0, Relaxed);
+            if write(stream, &mut chunks, link).await.is_err() {
                 return;
             }
         }
@@ -117,14 +108,28 @@ impl Queue {
 async fn write(
     stream: &mut SendStream,
     chunks: &mut [Bytes],
-    written: &impl Fn(usize),
-) -> Result<(), quinn::WriteError> {
+    link: &LinkState,
+) -> Result<(), WriteError> {
     hops::pass(Hop::Writing);
     let mut rest = chunks;
     while !rest.is_empty() {
-        let taken = stream.write_chunks(rest).await?;
+        let taken = poll_fn(|cx| write_some(stream, rest, link, cx)).await?;
         rest = &mut rest[taken.chunks..];
-        written(taken.bytes);
+        link.written(Stream::Control, taken.bytes);
     }
     Ok(())
+}
+
+/// Lanes that have used up what QUIC takes ahead do not keep it from taking this.
+fn write_some(
+    stream: &mut SendStream,
+    chunks: &mut [Bytes],
+    link: &LinkState,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Written, WriteError>> {
+    let mut write = || pin!(stream.write_chunks(chunks)).poll(cx);
+    match write() {
+        Poll::Pending if link.has_lanes() => link.with_reserve(2 * RESERVE, write),
+        written => written,
+    }
 }
