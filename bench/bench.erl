@@ -37,7 +37,7 @@ mode(["quick"]) ->
       idle_links => 6, seconds => #{veth => 40, loopback => 20, wan => 15}};
 mode([]) ->
     #{name => full, places => [veth, loopback, wan], rounds => 9, ms => 500, bulk_ms => 800, mixed_ms => 2000, slow_ms => 6000, connects => 4,
-      idle_links => 50, seconds => #{veth => 240, loopback => 240, wan => 270}};
+      idle_links => 50, seconds => #{veth => 240, loopback => 240, wan => 630}};
 mode(["relay"]) ->
     #{name => relay, places => [switch, relay_loopback], rounds => 9, ms => 800, bulk_ms => 1200, mixed_ms => 0,
       slow_ms => 0, connects => 3, idle_links => 0, seconds => #{switch => 120, relay_loopback => 120}};
@@ -145,8 +145,8 @@ rotated(By, Turns) ->
     {Head, Tail} = lists:split(By rem length(Turns), Turns),
     Tail ++ Head.
 
-loads(wan, #{slow_ms := Ms, connects := Connects}) ->
-    [{paced, Ms}, {connect, Connects}, {slow_stream, Ms}, {slow_streams, Ms}];
+loads(wan, #{name := Name, slow_ms := Ms, connects := Connects}) ->
+    [{paced, Ms}, {connect, Connects}, {slow_stream, Ms} | [{slow_streams, Ms} || Name =/= quick]];
 loads(Place, #{ms := Ms, bulk_ms := BulkMs, connects := Connects}) when Place =:= switch; Place =:= relay_loopback ->
     [{round_trip, Ms}, {flood, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs}, {connect, Connects}];
 loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->

@@ -7,9 +7,10 @@
 
 %% congestion: what TCP is told to use; undefined leaves the host's choice.
 %% part: the figures of the `subject' are also shown as ratios to those of each
-%% that is `compared'. flags: further ones of the emulator. port:
-%% that of each of its nodes; nodes of two clusters cannot both be where others
-%% look first.
+%% that is `compared'.
+%% flags: further ones of the emulator.
+%% port: of each of its nodes, as those of two clusters cannot both be where
+%% others look first.
 -type contender() :: #{name := atom(), title := string(), carrier := carrier(),
                        congestion := cubic | bbr | undefined, part := subject | compared | shown, flags => [string()],
                        port => inet:port_number()}.

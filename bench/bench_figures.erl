@@ -36,7 +36,7 @@ all() ->
      figure(slow_stream, "64 KiB beside calls", "MB/s", more),
      figure(slow_p50, "call beside it p50", "ms", less),
      figure(slow_p99, "call beside it p99", "ms", less),
-     figure(slow_streams, "32 x 64 KiB beside calls", "MB/s", more),
+     figure(slow_streams, "32 x 4 KiB beside calls", "MB/s", more),
      figure(slow_32_p50, "call beside 32 p50", "ms", less),
      figure(slow_32_p99, "call beside 32 p99", "ms", less),
      figure(cpu_round_trip, "CPU, round trip", "us", less),
@@ -106,6 +106,6 @@ promises(wan) ->
      {"calls beside 64 KiB: p99 0.5 of one stream", slow_p99, at_most, 0.5, {times, one_stream, slow_p99}},
      {"beside 32 of them: p99 0.25 of inet_tcp", slow_32_p99, at_most, 0.25, {times, inet_tcp_cubic, slow_32_p99}},
      {"beside 32 of them: p99 0.5 of one stream", slow_32_p99, at_most, 0.5, {times, one_stream, slow_32_p99}},
-     {"32 x 64 KiB 0.9 of inet_tcp", slow_streams, at_least, 0.9, {times, inet_tcp_cubic, slow_streams}}];
+     {"32 x 4 KiB 0.9 of inet_tcp", slow_streams, at_least, 0.9, {times, inet_tcp_cubic, slow_streams}}];
 promises(_) ->
     [].

@@ -157,11 +157,6 @@ impl LinkState {
         &self.connection
     }
 
-    /// Whether there are lanes beside the control stream.
-    pub(crate) fn has_lanes(&self) -> bool {
-        self.outlet.has_lanes()
-    }
-
     /// Has QUIC take so many bytes more ahead while something is written.
     pub(crate) fn with_reserve<T>(&self, bytes: u64, write: impl FnOnce() -> T) -> T {
         let ahead = || self.outlet.ahead.load(Relaxed);

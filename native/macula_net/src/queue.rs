@@ -1,4 +1,4 @@
-//! The output of one stream: bytes wait here, in order, until it takes them.
+//! The output of a link's control stream: bytes wait here, in order, until it takes them.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -129,7 +129,7 @@ fn write_some(
 ) -> Poll<Result<Written, WriteError>> {
     let mut write = || pin!(stream.write_chunks(chunks)).poll(cx);
     match write() {
-        Poll::Pending if link.has_lanes() => link.with_reserve(2 * RESERVE, write),
+        Poll::Pending if link.outlet.has_lanes() => link.with_reserve(2 * RESERVE, write),
         written => written,
     }
 }

@@ -49,8 +49,8 @@ const LEAST_AHEAD: u64 = STREAM_WINDOW as u64 / 2;
 /// not to wait for acknowledgements of what others have sent.
 pub(crate) const LITTLE: usize = 4 * 1024;
 
-/// Bytes beyond [`ahead`] for that: as many lanes have it at a time as there are, unless told otherwise. The
-/// control stream has as much again.
+/// Bytes beyond [`ahead`] for that: as many lanes have it at a time as there are, unless told
+/// otherwise. The control stream has as much again.
 pub(crate) const RESERVE: u64 = 64 * LITTLE as u64;
 
 /// Packets received before an acknowledgement is due. Every second one, the default, spends a

@@ -17,9 +17,9 @@ pub struct Turns {
     fresh: VecDeque<u16>,
     /// Those whose turn comes in this round, after these.
     waiting: VecDeque<u16>,
-    /// Those for which there was none in this round.
+    /// Those for which there was no room in this round.
     left_out: Vec<u16>,
-    /// Those for which there was room in this round, and not enough.
+    /// Those for which there was some, and not enough.
     served: Vec<u16>,
 }
 
@@ -52,7 +52,8 @@ impl Turns {
         self.fresh.push_back(lane);
     }
 
-    /// Begins the turn of the lane to write next; none when the round has ended. The turn ends with [`Self::ended`].
+    /// Begins the turn of the lane to write next; none when the round has ended. The turn ends with
+    /// [`Self::ended`].
     pub fn begin(&mut self) -> Option<Turn> {
         if let Some(lane) = self.fresh.pop_front() {
             return Some(Turn { lane, fresh: true });
