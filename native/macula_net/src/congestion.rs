@@ -21,7 +21,8 @@ use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicC
 use quinn_proto::RttEstimator;
 
 /// How long after its last packet a sender without room may send one more, which takes the
-/// acknowledgements along: as long as a receiver may hold them back (RFC 9000, 18.2).
+/// acknowledgements along: as long as a receiver that was told nothing else may hold them back (RFC
+/// 9000, 18.2). As often as ours send them would be much of what a slow line takes.
 const TRICKLE: Duration = Duration::from_millis(25);
 
 /// Counts the changes of path of one connection.
