@@ -66,8 +66,7 @@ async fn everything() -> Heard {
         cookie: Cookie::new(SECRET.to_vec()),
         ..request(&[], BOB, HANG)
     };
-    let (dialled, accepted) = tokio::join!(a.dial(request), soon("an accept", b.accept()));
-    let (mut to_b, mut to_a) = (Side::new(dialled.unwrap()), Side::new(accepted.unwrap()));
+    let (mut to_b, mut to_a) = both(a.dial(request), &b).await;
     // As OTP's handshake does.
     for (from, to, name) in [(&to_b, &to_a, ALICE), (&to_a, &to_b, BOB)] {
         from.send_packet(name.as_bytes());

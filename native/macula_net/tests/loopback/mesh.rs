@@ -89,8 +89,7 @@ pub async fn connect_named(
 ) -> (Side, Side) {
     let ways = vec![Way::Mesh];
     let request = DialRequest { ways, name: name.into(), ..request(&[], target, HANG) };
-    let (dialled, accepted) = tokio::join!(from.dial(request), soon("an accept", to.accept()));
-    (Side::new(dialled.unwrap()), Side::new(accepted.unwrap()))
+    both(from.dial(request), to).await
 }
 
 /// Why a dial through the mesh failed.

@@ -1,6 +1,7 @@
 //! What the tests share: endpoints, both sides of a link, and a forwarder.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -327,8 +328,18 @@ pub fn bodies(count: usize, len: usize) -> Vec<Vec<u8>> {
 /// Both ends of a link from `a` to the node "b" at `b`.
 pub async fn connect(a: &Endpoint, b: &Endpoint, address: SocketAddr) -> (Side, Side) {
     let addresses = [address];
-    let (dialled, accepted) = tokio::join!(dial(a, &addresses, "b"), soon("an accept", b.accept()));
-    (Side::new(dialled.unwrap()), Side::new(accepted.unwrap()))
+    both(dial(a, &addresses, "b"), b).await
+}
+
+/// Both ends of the link that is dialled, as `to` accepts it. Why it came to nothing is what a failed
+/// dial says: nothing is accepted then.
+pub async fn both<E: Debug>(
+    dial: impl Future<Output = Result<Arc<Link>, E>>,
+    to: &Endpoint,
+) -> (Side, Side) {
+    let accepted = async { Ok(soon("an accept", to.accept()).await.unwrap()) };
+    let (dialled, accepted) = tokio::try_join!(dial, accepted).unwrap();
+    (Side::new(dialled), Side::new(accepted))
 }
 
 /// Two endpoints, "a" and "b", and both ends of a link from a to b.
