@@ -19,7 +19,7 @@
 
 %% @doc The contenders of a place. QUIC uses cubic, so where TCP's choice is
 %% the bench's, that is what is compared with. Where packets get lost, so is
-%% macula without lanes, in which everything waits for them.
+%% macula without lanes, in which everything waits for them, and with BBR, as TCP is.
 -spec all(bench_place:name()) -> [contender()].
 all(loopback) ->
     [tcp(inet_tcp, undefined), tcp(inet_tls, undefined) | quic()];
@@ -27,7 +27,7 @@ all(veth) ->
     [tcp(inet_tcp, cubic), tcp(inet_tls, cubic) | quic()];
 all(wan) ->
     [titled(tcp(Carrier, Congestion)) || Carrier <- [inet_tcp, inet_tls], Congestion <- [cubic, bbr]]
-        ++ [one_stream() | quic()];
+        ++ [one_stream(), bbr() | quic()];
 all(Place) when Place =:= switch; Place =:= relay_loopback ->
     [(macula())#{part := compared, title := "direct"},
      (macula())#{name := relayed, title := "relayed", carrier := relayed}].
@@ -51,6 +51,10 @@ macula() ->
 one_stream() ->
     (macula())#{name := one_stream, title := "one stream", part := compared, flags => ["-macula", "dist_streams", "1"],
                 port => 4434}.
+
+bbr() ->
+    (macula())#{name := macula_bbr, title := "macula bbr", part := shown, flags => ["-macula", "congestion", "bbr"],
+                port => 4435}.
 
 %% @doc Finds one by its name, with whatever is known of it.
 -spec of_name(atom(), [Contender]) -> Contender when Contender :: #{name := atom(), atom() => term()}.

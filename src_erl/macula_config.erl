@@ -21,6 +21,7 @@
                     advertise := {undefined | target(), origin()},
                     threads := {pos_integer(), origin()},
                     dist_streams := {1..255, origin()},
+                    congestion := {cubic | bbr, origin()},
                     tls_verify := {none | verify_peer, origin()},
                     cacertfile := {undefined | binary(), origin()},
                     certfile := {undefined | binary(), origin()},
@@ -36,10 +37,10 @@
                      macula := #{atom() => term()},
                      carriers := [macula_dist_select:carrier(), ...]}.
 
--define(OS_ENV, ["MACULA_DIST_PORT", "MACULA_RELAYS", "MACULA_DIST_MODE"]).
+-define(OS_ENV, ["MACULA_DIST_PORT", "MACULA_RELAYS", "MACULA_DIST_MODE", "MACULA_CONGESTION"]).
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
--define(MACULA_ENV, [peers, dist, dist_streams, select, cookie, cluster, mesh, relay]).
+-define(MACULA_ENV, [peers, dist, dist_streams, congestion, select, cookie, cluster, mesh, relay]).
 -define(DIST_KEYS, [port, port_range, interface, advertise, threads,
                     tls_verify, cacertfile, certfile, keyfile]).
 
@@ -135,6 +136,7 @@ resolve_all(#{macula := Env, carriers := Carriers} = Sources, Dist) ->
       advertise => first([{Dist, advertise, dist}], fun address/2, undefined),
       threads => first([{Dist, threads, dist}], fun threads/2, default_threads()),
       dist_streams => first([{Env, dist_streams, macula}], fun dist_streams/2, ?DEFAULT_STREAMS),
+      congestion => congestion(Sources),
       peers => first([{Env, peers, macula}], fun peers/2, #{}),
       select => first([{Env, select, macula}],
                       fun(Key, Rule) -> rule(Key, Rule, Carriers) end, []),
@@ -184,6 +186,12 @@ kernel_range(#{inet_dist_listen_min := Min} = Kernel) ->
     [{port_range(inet_dist_listen_min, {Min, Max}), {app_env, kernel, inet_dist_listen_min}}];
 kernel_range(_) ->
     [].
+
+%% The host knows best what line it is on; so the environment goes first.
+congestion(#{macula := Env} = Sources) ->
+    hd(given([{os(Sources), "MACULA_CONGESTION", os}], fun congestion_text/2)
+       ++ given([{Env, congestion, macula}], fun congestion/2)
+       ++ [{cubic, default}]).
 
 first(Places, Check, Default) ->
     hd(given(Places, Check) ++ [{Default, default}]).
@@ -247,6 +255,13 @@ threads(Key, Got) -> throw({bad_option, Key, {integer, 1, 1024}, Got}).
 
 dist_streams(_, N) when is_integer(N), N >= 1, N =< 255 -> N;
 dist_streams(Key, Got) -> throw({bad_option, Key, {integer, 1, 255}, Got}).
+
+congestion(_, Congestion) when Congestion =:= cubic; Congestion =:= bbr -> Congestion;
+congestion(Key, Got) -> throw({bad_option, Key, {one_of, [cubic, bbr]}, Got}).
+
+congestion_text(_, "cubic") -> cubic;
+congestion_text(_, "bbr") -> bbr;
+congestion_text(Key, Got) -> throw({bad_option, Key, {one_of, ["cubic", "bbr"]}, Got}).
 
 tls_verify(_, Verify) when Verify =:= none; Verify =:= verify_peer -> Verify;
 tls_verify(Key, Got) -> throw({bad_option, Key, {one_of, [none, verify_peer]}, Got}).

@@ -92,7 +92,7 @@ again(Function, Args, false) -> erlang:nif_error({not_in_library, {Function, len
                       certificate := undefined | {File :: binary(), KeyFile :: binary()},
                       registry := undefined | binary(),
                       well_known_port := undefined | inet:port_number(),
-                      dist_streams := 1..255}) ->
+                      dist_streams := 1..255, congestion := cubic | bbr}) ->
           {ok, endpoint()} | {error, eaddrinuse | {bind_failed, binary()} | bad_file()}.
 endpoint_open(Options) -> load_and(endpoint_open, [Options]).
 

@@ -10,6 +10,7 @@ defaults_test() ->
                         advertise => {undefined, default},
                         threads => {max(1, min(8, erlang:system_info(schedulers_online) div 4)), default},
                         dist_streams => {64, default},
+                        congestion => {cubic, default},
                         peers => {#{}, default},
                         select => {[], default},
                         mesh => {undefined, default},
@@ -74,6 +75,12 @@ peers_test() ->
 
 %% Streams.
 
+congestion_test_() ->
+    Configured = #{macula => #{congestion => bbr}},
+    [?_assertMatch({ok, #{congestion := {bbr, {app_env, macula, congestion}}}}, resolve(Configured)),
+     ?_assertMatch({ok, #{congestion := {cubic, {os_env, "MACULA_CONGESTION"}}}},
+                   resolve(Configured#{os_env => #{"MACULA_CONGESTION" => "cubic"}}))].
+
 dist_streams_test_() ->
     [?_assertMatch({ok, #{dist_streams := {N, {app_env, macula, dist_streams}}}},
                    resolve(#{macula => #{dist_streams => N}})) || N <- [1, 64, 255]].
@@ -117,6 +124,9 @@ bad_option_test_() ->
              {dist(#{advertise => "x"}), advertise, address, "x"},
              {dist(#{threads => 0}), threads, {integer, 1, 1024}, 0},
              {#{macula => #{dist_stream => 1}}, dist_stream, {did_you_mean, dist_streams}, 1},
+             {#{macula => #{congestion => bbr3}}, congestion, {one_of, [cubic, bbr]}, bbr3},
+             {#{macula => #{congestions => bbr}}, congestions, {did_you_mean, congestion}, bbr},
+             {#{os_env => #{"MACULA_CONGESTION" => "BBR"}}, "MACULA_CONGESTION", {one_of, ["cubic", "bbr"]}, "BBR"},
              {#{macula => #{dist_streams => 0}}, dist_streams, {integer, 1, 255}, 0},
              {#{macula => #{dist_streams => 256}}, dist_streams, {integer, 1, 255}, 256},
              {#{macula => #{dist_streams => 64.0}}, dist_streams, {integer, 1, 255}, 64.0},

@@ -336,7 +336,7 @@ configured(_, _, {error, _} = Error) ->
     Error;
 configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
     #{interface := {Ip, _}, threads := {Threads, _}, dist_streams := {Streams, _}, advertise := {Advertise, _},
-      cacertfile := {Authorities, _}, mesh := {Mesh, _}} = Config,
+      congestion := {Congestion, _}, cacertfile := {Authorities, _}, mesh := {Mesh, _}} = Config,
     Ports = ports(Name, Choice),
     case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
                                     name => Name, threads => Threads,
@@ -345,7 +345,7 @@ configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
                                     certificate => certificate(Config),
                                     registry => macula_dist_registry:directory(),
                                     well_known_port => well_known_port(Name, Origin),
-                                    dist_streams => Streams}) of
+                                    dist_streams => Streams, congestion => Congestion}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
             {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise,

@@ -218,7 +218,13 @@ on_node_port(Relay) ->
         {error, _} = Error -> Error
     end.
 
-on_own_port(#{port := Given, certificate := Certificate} = Relay) ->
+on_own_port(Relay) ->
+    case macula_config:read(default) of
+        {ok, #{congestion := {Congestion, _}}} -> on_own_port(Relay, Congestion);
+        {error, _} = Error -> Error
+    end.
+
+on_own_port(#{port := Given, certificate := Certificate} = Relay, Congestion) ->
     Port = case Given of
                undefined -> macula_dist_name:default_port();
                _ -> Given
@@ -226,7 +232,7 @@ on_own_port(#{port := Given, certificate := Certificate} = Relay) ->
     Options = #{owner => self(), ip => any, ports => [Port], name => <<>>, threads => 1,
                 home => macula_dist_home:directory(<<"relay">>), authorities => undefined,
                 certificate => Certificate, registry => undefined, well_known_port => undefined,
-                dist_streams => 1},
+                dist_streams => 1, congestion => Congestion},
     case macula_nif:endpoint_open(Options) of
         {ok, Endpoint} ->
             %% The certificate is that of the whole port.

@@ -125,7 +125,8 @@ async fn admit(
 ) -> Result<Guest, Outcome> {
     let deadline = Instant::now() + ADMISSION;
     let connecting = match mesh::is_label(&incoming.remote_address()) {
-        true => incoming.accept_with(Arc::new(transport::relayed_server(&shared.tls()))),
+        true => incoming
+            .accept_with(Arc::new(transport::relayed_server(&shared.tls(), shared.congestion()))),
         false => incoming.accept(),
     };
     let connecting = connecting.map_err(|_| Outcome::Harmless)?;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use macula_core::path::bound::Bound;
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
 /// How long after its last packet a sender without room may send one more, which takes the
@@ -25,12 +25,35 @@ use quinn_proto::RttEstimator;
 /// 9000, 18.2). As often as ours send them would be much of what a slow line takes.
 const TRICKLE: Duration = Duration::from_millis(25);
 
+/// What decides how much may be under way on a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// CUBIC (RFC 9438): less after each loss, as TCP does. Fair to others on the same line.
+    #[default]
+    Cubic,
+    /// BBR, version 1 (draft-cardwell-iccrg-bbr-congestion-control): what the path was seen to deliver,
+    /// whatever gets lost. For lines that lose packets without being full; where others fill the line
+    /// as well it takes more than its share. quinn calls its own experimental.
+    Bbr,
+}
+
+impl Congestion {
+    fn factory(self) -> Factory {
+        match self {
+            Congestion::Cubic => Arc::new(CubicConfig::default()),
+            Congestion::Bbr => Arc::new(BbrConfig::default()),
+        }
+    }
+}
+
+type Factory = Arc<dyn ControllerFactory + Send + Sync>;
+
 /// Counts the changes of path of one connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Epoch(Arc<AtomicU64>);
 
 impl Epoch {
-    /// The epoch of a connection that [`PathCubicConfig`] is the congestion control of.
+    /// The epoch of a connection that [`PerPathConfig`] is the congestion control of.
     pub(crate) fn of(connection: &quinn::Connection) -> Epoch {
         shared_with(connection, |controller| controller.epoch.clone())
     }
@@ -75,18 +98,23 @@ impl Window {
 }
 
 /// What the congestion control of a connection shares. Another one than ours never hears of anything.
-fn shared_with<T: Default>(connection: &quinn::Connection, pick: impl Fn(&PathCubic) -> T) -> T {
+fn shared_with<T: Default>(connection: &quinn::Connection, pick: impl Fn(&PerPath) -> T) -> T {
     let controller = connection.congestion_state().into_any();
     controller.downcast_ref().map(pick).unwrap_or_default()
 }
 
-/// Makes the congestion control of links: CUBIC (RFC 9438), anew for each path.
-#[derive(Debug, Default)]
-pub(crate) struct PathCubicConfig(Arc<CubicConfig>);
+/// Makes the congestion control of links, anew for each path.
+pub(crate) struct PerPathConfig(Factory);
 
-impl ControllerFactory for PathCubicConfig {
+impl PerPathConfig {
+    pub(crate) fn new(congestion: Congestion) -> PerPathConfig {
+        PerPathConfig(congestion.factory())
+    }
+}
+
+impl ControllerFactory for PerPathConfig {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(PathCubic {
+        Box::new(PerPath {
             inner: self.0.clone().build(now, mtu),
             config: self.0.clone(),
             epoch: Epoch::default(),
@@ -103,9 +131,9 @@ impl ControllerFactory for PathCubicConfig {
     }
 }
 
-struct PathCubic {
+struct PerPath {
     inner: Box<dyn Controller>,
-    config: Arc<CubicConfig>,
+    config: Factory,
     epoch: Epoch,
     company: Company,
     shared: Window,
@@ -121,7 +149,7 @@ struct PathCubic {
     last_sent: Instant,
 }
 
-impl PathCubic {
+impl PerPath {
     /// Bytes that may be under way at once on this path.
     fn room(&self) -> u64 {
         if self.epoch.0.load(Relaxed) == self.seen {
@@ -145,7 +173,7 @@ impl PathCubic {
     }
 }
 
-impl Controller for PathCubic {
+impl Controller for PerPath {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.keep_up(now);
         self.in_flight += bytes;
@@ -216,7 +244,7 @@ impl Controller for PathCubic {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(PathCubic {
+        Box::new(PerPath {
             inner: self.inner.clone_box(),
             config: self.config.clone(),
             epoch: self.epoch.clone(),
@@ -240,7 +268,7 @@ mod tests {
     use super::*;
 
     fn epoch(controller: &dyn Controller) -> Epoch {
-        let Ok(control) = controller.clone_box().into_any().downcast::<PathCubic>() else {
+        let Ok(control) = controller.clone_box().into_any().downcast::<PerPath>() else {
             panic!("it is what the factory made");
         };
         control.epoch
@@ -250,7 +278,7 @@ mod tests {
     fn a_new_way_starts_afresh_and_forgets_the_losses_of_the_former_one() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let factory = Arc::new(PathCubicConfig::default());
+        let factory = Arc::new(PerPathConfig::new(Congestion::Cubic));
         let mut controller = factory.build(began, 1452);
         let first = controller.window();
         controller.on_congestion_event(at(10), at(5), false, 1452);
@@ -263,10 +291,24 @@ mod tests {
     }
 
     #[test]
+    fn bbr_bears_single_losses_where_cubic_takes_them_for_a_full_line() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let after_a_loss = |congestion| {
+            let mut controller = Arc::new(PerPathConfig::new(congestion)).build(began, 1452);
+            let first = controller.window();
+            controller.on_congestion_event(at(10), at(5), false, 1452);
+            controller.window() as f64 / first as f64
+        };
+        assert!(after_a_loss(Congestion::Cubic) < 1.0);
+        assert_eq!(after_a_loss(Congestion::Bbr), 1.0);
+    }
+
+    #[test]
     fn what_the_former_way_did_not_acknowledge_takes_no_room_on_a_new_one() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let factory = Arc::new(PathCubicConfig::default());
+        let factory = Arc::new(PerPathConfig::new(Congestion::Cubic));
         let mut controller = factory.build(began, 1452);
         let first = controller.window();
         (1..=8).for_each(|n| controller.on_sent(at(n), 1452, n));
@@ -286,7 +328,7 @@ mod tests {
     #[test]
     fn who_has_no_room_may_send_one_packet_now_and_then() {
         let long_ago = Instant::now() - 2 * TRICKLE;
-        let factory = Arc::new(PathCubicConfig::default());
+        let factory = Arc::new(PerPathConfig::new(Congestion::Cubic));
         let mut controller = factory.build(long_ago, 1452);
         let first = controller.window();
         controller.on_sent(long_ago, first, 9);

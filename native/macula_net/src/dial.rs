@@ -240,10 +240,10 @@ pub(crate) async fn connect_to(
     address: SocketAddr,
     target: &str,
 ) -> Result<Connection, DialError> {
-    let tls = shared.tls();
+    let (tls, congestion) = (shared.tls(), shared.congestion());
     let config = match mesh::is_label(&address) {
-        true => transport::relayed_client(&tls),
-        false => transport::client(&tls),
+        true => transport::relayed_client(&tls, congestion),
+        false => transport::client(&tls, congestion),
     };
     connect(shared, address, config, target).await
 }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::{self, Door, Strangers};
 use crate::certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
+use crate::congestion::Congestion;
 use crate::cookies::{self, Cookie, CookieKeys};
 use crate::greet::Greeted;
 use crate::identity::Identity;
@@ -74,6 +75,8 @@ pub struct EndpointConfig {
     pub well_known_port: Option<u16>,
     /// Lanes of a link at most, each way; 1 or 0: all frames go one after the other.
     pub lanes: u8,
+    /// How much may be under way, of all that this endpoint sends.
+    pub congestion: Congestion,
     /// The keys of cookies, stretched so far; those of other endpoints here, or none.
     pub keys: CookieKeys,
 }
@@ -171,7 +174,8 @@ impl Endpoint {
         let handshakes = Arc::default();
         let tls = Tls::load(&config.certificates, None, &identity, &handshakes)?;
         let socket = bind(config)?;
-        let quinn = quinn_endpoint(&identity, &tls, socket.clone()).map_err(failed)?;
+        let quinn =
+            quinn_endpoint(&identity, &tls, config.congestion, socket.clone()).map_err(failed)?;
         let shared = Arc::new(Shared {
             quinn,
             socket,
@@ -549,6 +553,11 @@ impl Shared {
         &self.config.keys
     }
 
+    /// How much may be under way, of all that is sent here.
+    pub(crate) fn congestion(&self) -> Congestion {
+        self.config.congestion
+    }
+
     /// Certificates and what was made of them.
     pub(crate) fn tls(&self) -> Arc<Tls> {
         self.tls.read().clone()
@@ -556,7 +565,7 @@ impl Shared {
 
     /// A QUIC endpoint of this node at another port.
     pub(crate) fn open_beside(&self, socket: Arc<MeshSocket>) -> io::Result<quinn::Endpoint> {
-        quinn_endpoint(&self.identity, &self.tls(), socket)
+        quinn_endpoint(&self.identity, &self.tls(), self.congestion(), socket)
     }
 
     /// See [`Endpoint::renew_certificates`].
@@ -597,8 +606,9 @@ impl Shared {
         let tls = Arc::new(tls);
         let former = std::mem::replace(&mut *self.tls.write(), tls.clone());
         if !self.is_closing() {
-            self.quinn.set_server_config(Some(transport::server(&tls)));
-            self.well_known.renew(&tls);
+            let server = transport::server(&tls, self.congestion());
+            self.quinn.set_server_config(Some(server.clone()));
+            self.well_known.renew(server);
         }
         if former.relay_id() != tls.relay_id()
             && let Some(relay) = self.relay()
@@ -735,9 +745,10 @@ fn bind(config: &EndpointConfig) -> Result<Arc<MeshSocket>, BindError> {
 fn quinn_endpoint(
     identity: &Identity,
     tls: &Tls,
+    congestion: Congestion,
     socket: Arc<MeshSocket>,
 ) -> io::Result<quinn::Endpoint> {
-    let (config, server) = (transport::endpoint(identity), transport::server(tls));
+    let (config, server) = (transport::endpoint(identity), transport::server(tls, congestion));
     let runtime = Arc::new(quinn::TokioRuntime);
     quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
 }

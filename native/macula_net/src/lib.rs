@@ -41,6 +41,7 @@ pub mod resolve;
 pub mod transport;
 
 pub use certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
+pub use congestion::Congestion;
 pub use cookies::{Cookie, CookieKeys};
 pub use dial::{DialError, DialRequest, Way};
 pub use endpoint::{BindError, Endpoint, EndpointConfig, Incident, Node};

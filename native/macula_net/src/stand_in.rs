@@ -18,8 +18,6 @@ use crate::accept;
 use crate::endpoint::Shared;
 use crate::marker;
 use crate::socket::MeshSocket;
-use crate::tls::Tls;
-use crate::transport;
 
 /// How often a node looks whether the port is free. Node names without a port do not reach this
 /// machine as long as nobody has it.
@@ -45,9 +43,9 @@ struct Door {
 
 impl WellKnown {
     /// Takes new certificates into use.
-    pub(crate) fn renew(&self, tls: &Tls) {
+    pub(crate) fn renew(&self, server: quinn::ServerConfig) {
         if let Some(door) = &*self.0.lock() {
-            door.quinn.set_server_config(Some(transport::server(tls)));
+            door.quinn.set_server_config(Some(server));
         }
     }
 

@@ -9,7 +9,7 @@ use macula_core::mesh::seal::OVERHEAD;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
-use crate::congestion::PathCubicConfig;
+use crate::congestion::{Congestion, PerPathConfig};
 use crate::identity::Identity;
 use crate::tls::Tls;
 
@@ -80,16 +80,16 @@ const RELAYED_MTU: u16 = 1340;
 pub(crate) const RELAYED: usize = RELAYED_MTU as usize + HEADER + OVERHEAD;
 
 /// The accepting side's parameters for links through a relay.
-pub(crate) fn relayed_server(tls: &Tls) -> quinn::ServerConfig {
-    let mut server = server(tls);
-    server.transport_config(Arc::new(relayed(parameters(0))));
+pub(crate) fn relayed_server(tls: &Tls, congestion: Congestion) -> quinn::ServerConfig {
+    let mut server = server(tls, congestion);
+    server.transport_config(Arc::new(relayed(parameters(0, congestion))));
     server
 }
 
 /// The dialling side's parameters for a link through a relay.
-pub(crate) fn relayed_client(tls: &Tls) -> quinn::ClientConfig {
-    let mut client = client(tls);
-    client.transport_config(Arc::new(relayed(parameters(FIRST_STREAM))));
+pub(crate) fn relayed_client(tls: &Tls, congestion: Congestion) -> quinn::ClientConfig {
+    let mut client = client(tls, congestion);
+    client.transport_config(Arc::new(relayed(parameters(FIRST_STREAM, congestion))));
     client
 }
 
@@ -114,28 +114,31 @@ pub(crate) fn attached(connection: &quinn::Connection) {
 }
 
 /// The parameters of an attachment to a relay, or of a peering with one.
-pub(crate) fn attachment(tls: &Arc<QuicClientConfig>) -> quinn::ClientConfig {
+pub(crate) fn attachment(
+    tls: &Arc<QuicClientConfig>,
+    congestion: Congestion,
+) -> quinn::ClientConfig {
     let mut client = quinn::ClientConfig::new(tls.clone());
-    let mut transport = parameters(FIRST_STREAM);
+    let mut transport = parameters(FIRST_STREAM, congestion);
     transport.max_idle_timeout(IdleTimeout::try_from(RELAY_SILENCE).ok());
     client.transport_config(Arc::new(transport));
     client
 }
 
 /// The accepting side's parameters. Of links and attachments alike: which one it is shows later.
-pub(crate) fn server(tls: &Tls) -> quinn::ServerConfig {
+pub(crate) fn server(tls: &Tls, congestion: Congestion) -> quinn::ServerConfig {
     let mut server = quinn::ServerConfig::with_crypto(tls.server.clone());
     // The socket moves links between addresses; QUIC must not do so on its own.
     server.migration(false);
     server.max_incoming(WAITING_ROOM);
-    server.transport_config(Arc::new(parameters(0)));
+    server.transport_config(Arc::new(parameters(0, congestion)));
     server
 }
 
 /// The dialling side's parameters.
-pub(crate) fn client(tls: &Tls) -> quinn::ClientConfig {
+pub(crate) fn client(tls: &Tls, congestion: Congestion) -> quinn::ClientConfig {
     let mut client = quinn::ClientConfig::new(tls.client.clone());
-    client.transport_config(Arc::new(parameters(FIRST_STREAM)));
+    client.transport_config(Arc::new(parameters(FIRST_STREAM, congestion)));
     client
 }
 
@@ -176,7 +179,7 @@ pub(crate) fn endpoint(identity: &Identity) -> quinn::EndpointConfig {
 
 /// The parameters both sides have. `streams`: how many the other side may open. The acceptor opens
 /// them, as it speaks first.
-pub fn parameters(streams: u32) -> TransportConfig {
+pub fn parameters(streams: u32, congestion: Congestion) -> TransportConfig {
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY)).max_ack_delay(Some(ACK_WITHIN));
     let mut transport = TransportConfig::default();
@@ -193,7 +196,7 @@ pub fn parameters(streams: u32) -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(STRANGER_WINDOW.into())
         .send_window(SEND_WINDOW)
-        .congestion_controller_factory(Arc::new(PathCubicConfig::default()))
+        .congestion_controller_factory(Arc::new(PerPathConfig::new(congestion)))
         .ack_frequency_config(Some(acks));
     transport
 }

@@ -7,6 +7,8 @@ rustler::atoms! {
     closed,
     local,
     any,
+    cubic,
+    bbr,
     undefined,
     direct,
     relay,

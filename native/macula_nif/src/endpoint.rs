@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use macula_net::{
-    BindError, CertificateFiles, Cookie, CookieKeys, Endpoint, EndpointConfig, Link, LinkInfo,
-    Origin,
+    BindError, CertificateFiles, Congestion, Cookie, CookieKeys, Endpoint, EndpointConfig, Link,
+    LinkInfo, Origin,
 };
 use rustler::{
     Binary, Encoder, Env, Error, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
@@ -68,6 +68,7 @@ struct Options<'a> {
     registry: Term<'a>,
     well_known_port: Term<'a>,
     dist_streams: u8,
+    congestion: rustler::Atom,
 }
 
 impl Options<'_> {
@@ -93,8 +94,17 @@ impl Options<'_> {
             registry: file(&self.registry)?,
             well_known_port: well_known_port.0.map(|port| port.0),
             lanes: self.dist_streams,
+            congestion: self.congestion()?,
             keys: CookieKeys::default(),
         })
+    }
+
+    fn congestion(&self) -> NifResult<Congestion> {
+        match self.congestion {
+            cubic if cubic == atoms::cubic() => Ok(Congestion::Cubic),
+            bbr if bbr == atoms::bbr() => Ok(Congestion::Bbr),
+            _ => Err(Error::BadArg),
+        }
     }
 }
 

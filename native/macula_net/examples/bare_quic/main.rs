@@ -22,7 +22,7 @@ mod serve;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use macula_net::transport;
+use macula_net::{Congestion, transport};
 use tokio::sync::mpsc;
 
 /// What a stream is for, said by its first byte.
@@ -64,9 +64,9 @@ fn endpoint(ip: IpAddr) -> quinn::Endpoint {
     socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
     socket.bind(&SocketAddr::new(ip, 0).into()).unwrap();
     let mut server = foreign::server_config(&[foreign::ALPN]);
-    server.migration(false).transport_config(Arc::new(transport::parameters(1)));
+    server.migration(false).transport_config(Arc::new(transport::parameters(1, Congestion::Cubic)));
     let mut client = foreign::client_config(foreign::ALPN);
-    client.transport_config(Arc::new(transport::parameters(0)));
+    client.transport_config(Arc::new(transport::parameters(0, Congestion::Cubic)));
     let mut endpoint = quinn::Endpoint::new(
         quinn::EndpointConfig::default(),
         Some(server),
