@@ -257,11 +257,16 @@ dialled(Endpoint, #{port := Port, target := Target, own := Own, cookie := Cookie
                                           cookie => list_to_binary(Cookie), timeout => ?HANG}),
     receive
         {macula_dial, 1, {ok, Link}} ->
-            ok = macula_nif:link_own(Link, self()),
+            ok = macula_nif:link_own(Link, owner()),
             put({endpoint, Link}, Endpoint),
             Link
     after ?HANG -> error(no_link)
     end.
+
+%% A link tells its owner that it is closed as soon as it is, and who asked for a packet only after the
+%% packets that came before. As in a node, these are two processes; they end together.
+owner() ->
+    spawn_link(fun() -> receive after infinity -> ok end end).
 
 open(Own) ->
     macula_nif:endpoint_open(#{owner => self(), ip => {127, 0, 0, 1}, ports => [0], threads => 1,
