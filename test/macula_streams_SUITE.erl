@@ -31,9 +31,10 @@
 -define(BATCH, (1 bsl 20)).
 -define(CALLS_MS, full(10_000, 2_000)).
 %% Senders, and how often and after how long it is looked whether calls still come back beside them. The longest that was
-%% seen took 2 s.
+%% seen took 2 s. As many callers as there are lanes, half of which have a sender: one process more that is spawned between
+%% the senders, and eight callers spawned after them may share all their lanes.
 -define(SENDERS, 32).
--define(CALLERS, 8).
+-define(CALLERS, 64).
 -define(LOOKS, full(20, 4)).
 -define(LOOK_MS, 4_000).
 %% Links, each of them new, and on how many an answer may come before what it follows from: a machine that stands
@@ -174,14 +175,19 @@ many_on_a_slow_line(_) ->
     Sink = sink(B),
     _ = [cast(A, fun() -> send_on(Sink, [], rand:bytes(1 bsl 16), 1) end) || _ <- lists:seq(1, ?SENDERS)],
     Callers = [cast(A, fun() -> call_on(NodeB, 1) end) || _ <- lists:seq(1, ?CALLERS)],
-    Answered = [begin timer:sleep(?LOOK_MS), lists:sum([answered(A, Caller) || Caller <- Callers]) end
-                || _ <- lists:seq(1, ?LOOKS)],
-    [#{queue := Queue}] = call(A, fun macula:links/0),
-    ct:pal("calls answered after each ~b ms: ~w; ~b bytes wait", [?LOOK_MS, Answered, Queue]),
+    {Answered, States} = lists:unzip([begin timer:sleep(?LOOK_MS), {answered(A, Callers), state(A, Callers)} end
+                                      || _ <- lists:seq(1, ?LOOKS)]),
+    ct:pal("calls answered after each ~b ms: ~w; the link and the callers then:~n~p", [?LOOK_MS, Answered, States]),
     ?assertEqual(lists:usort(Answered), Answered).
 
-answered(Node, Caller) ->
-    proplists:get_value(answered, dictionary(Node, Caller), 0).
+answered(Node, Callers) ->
+    lists:sum([proplists:get_value(answered, dictionary(Node, Caller), 0) || Caller <- Callers]).
+
+%% What tells why calls are not answered.
+state(Node, Callers) ->
+    [Link] = call(Node, fun macula:links/0),
+    Doing = [call(Node, erlang, process_info, [Caller, [status, current_function]]) || Caller <- Callers],
+    {maps:with([rtt_us, bytes_in, bytes_out, queue], Link), Doing}.
 
 call_on(Node, Count) ->
     Node = erpc:call(Node, erlang, node, []),
