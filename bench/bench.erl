@@ -149,9 +149,9 @@ loads(wan, #{name := Name, slow_ms := Ms, connects := Connects}) ->
     [{paced, Ms}, {connect, Connects}, {slow_stream, Ms} | [{slow_streams, Ms} || Name =/= quick]];
 loads(Place, #{ms := Ms, bulk_ms := BulkMs, connects := Connects}) when Place =:= switch; Place =:= relay_loopback ->
     [{round_trip, Ms}, {flood, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs}, {connect, Connects}];
-loads(_, #{ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
+loads(_, #{name := Name, ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
     [{round_trip, Ms}, {flood, Ms}, {erpc, Ms}, {stream_4k, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs},
-     {mixed, MixedMs}, {mixed_4, MixedMs}, {mixed_32, MixedMs}, {connect, Connects}].
+     {mixed, MixedMs}, {connect, Connects} | [{Load, MixedMs} || Name =/= quick, Load <- [mixed_4, mixed_32]]].
 
 %% A load in which a contender was held up once is not repeated with it.
 turn({Load, _} = What, {#{held_up := HeldUp} = Contender, Pair, Figures} = Turn, Place, Settings) ->

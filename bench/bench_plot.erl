@@ -106,7 +106,9 @@ colour(inet_tcp_bbr) -> "#7b8794";
 colour(Name) when Name =:= inet_tls; Name =:= inet_tls_cubic -> "#e0a458";
 colour(inet_tls_bbr) -> "#c98a3a";
 colour(relayed) -> "#8e5ea2";
+colour(one_stream) -> "#a9c4de";
 colour(macula) -> "#2a6fb0";
+colour(macula_bbr) -> "#1b4a78";
 colour(quinn) -> "#7fb069".
 
 text(X, Y, Anchor, Size, Weight, Text) ->
