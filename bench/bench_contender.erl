@@ -19,7 +19,8 @@
 
 %% @doc The contenders of a place. QUIC uses cubic, so where TCP's choice is
 %% the bench's, that is what is compared with. Where packets get lost, so is
-%% macula without lanes, in which everything waits for them, and with BBR, as TCP is.
+%% macula without lanes, in which everything waits for them; with BBR it is shown
+%% beside TCP with BBR.
 -spec all(bench_place:name()) -> [contender()].
 all(loopback) ->
     [tcp(inet_tcp, undefined), tcp(inet_tls, undefined) | quic()];

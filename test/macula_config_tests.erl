@@ -73,13 +73,15 @@ peers_test() ->
     ?assertMatch({ok, #{peers := {#{'b@h' := {{192, 0, 2, 7}, 4433}}, {app_env, macula, peers}}}},
                  resolve(#{macula => #{peers => #{'b@h' => "192.0.2.7:4433"}}})).
 
-%% Streams.
+%% Congestion control.
 
 congestion_test_() ->
     Configured = #{macula => #{congestion => bbr}},
     [?_assertMatch({ok, #{congestion := {bbr, {app_env, macula, congestion}}}}, resolve(Configured)),
      ?_assertMatch({ok, #{congestion := {cubic, {os_env, "MACULA_CONGESTION"}}}},
                    resolve(Configured#{os_env => #{"MACULA_CONGESTION" => "cubic"}}))].
+
+%% Streams.
 
 dist_streams_test_() ->
     [?_assertMatch({ok, #{dist_streams := {N, {app_env, macula, dist_streams}}}},

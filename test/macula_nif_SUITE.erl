@@ -121,7 +121,8 @@ bad_options(_) ->
                     ++ [maps:merge(Options, Change)
                         || Change <- [#{owner => x}, #{ip => "127.0.0.1"}, #{ip => {1, 2, 3}}, #{ip => {256, 0, 0, 1}},
                                       #{ports => 1}, #{ports => [65_536]}, #{ports => [-1]}, #{name => "x@y"},
-                                      #{name => <<255, 255>>}, #{threads => -1}, #{threads => x}, #{congestion => reno}, #{congestion => 1},
+                                      #{name => <<255, 255>>}, #{threads => -1}, #{threads => x},
+                                      #{congestion => reno}, #{congestion => 1},
                                       #{home => "text"}, #{home => 1}, #{authorities => x}, #{authorities => "f"},
                                       #{certificate => <<"f">>}, #{certificate => {<<"f">>, 1}}, #{registry => x},
                                       #{well_known_port => 65_536}, #{well_known_port => x}]],

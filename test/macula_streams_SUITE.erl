@@ -187,7 +187,7 @@ answered(Node, Callers) ->
 state(Node, Callers) ->
     [Link] = call(Node, fun macula:links/0),
     Doing = [call(Node, erlang, process_info, [Caller, [status, current_function]]) || Caller <- Callers],
-    {maps:with([rtt_us, bytes_in, bytes_out, queue], Link), Doing}.
+    {maps:with([rtt_us, bytes_in, bytes_out, queue], Link), lists:usort(Doing)}.
 
 call_on(Node, Count) ->
     Node = erpc:call(Node, erlang, node, []),

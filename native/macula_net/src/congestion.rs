@@ -1,7 +1,8 @@
 //! Congestion control that starts afresh when a link takes another path.
 //!
-//! It is CUBIC, and bounded when several streams send: what would only wait on the path waits at the
-//! sender then, where each stream has a queue of its own (`macula_core::path::bound`).
+//! It is CUBIC, or BBR where that is asked for, and bounded when several streams send: what would only
+//! wait on the path waits at the sender then, where each stream has a queue of its own
+//! (`macula_core::path::bound`).
 //!
 //! What was learned of the capacity of one path says nothing of another, and packets that were lost
 //! on the former one are no sign of congestion on this one, nor do those that are still unacknowledged
