@@ -5,7 +5,7 @@
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([gossip/1, gossip_with_secret/1, gossip_ipv6_only/1, gossip_link_local_only/1, mdns_link_local_only/1, gossip_broadcast_only/1, gossip_seeds/1,
-         gossip_over_inet_tcp/1, static/1, mdns/1, mdns_beside_avahi/1, configured/1, two_secrets/1,
+         gossip_over_inet_tcp/1, static/1, mdns/1, mdns_goodbye_lost/1, mdns_beside_avahi/1, configured/1, two_secrets/1,
          weak_cookie/1, ensure_distributed/1]).
 -export([crash_and_return/1, link_cut_and_healed/1, interface_removed_and_added/1, leave/1,
          leave_static/1, sigterm/1, callback_once/1]).
@@ -18,6 +18,8 @@
 %% What is promised, and what a machine that does other things as well may take.
 -define(MESH_MS, 5_000).
 -define(MESH_BOUND_MS, 20_000).
+%% Twice what is between two looks at what is still shown, and more than a goodbye holds by itself.
+-define(CHECKED_MS, 12_000).
 -define(SECRET, <<"a secret of this suite">>).
 %% Names that strangers make up.
 -define(FORGED, 50).
@@ -30,7 +32,7 @@ all() ->
 
 groups() ->
     [{forming, [gossip, gossip_with_secret, gossip_ipv6_only, gossip_link_local_only, mdns_link_local_only, gossip_broadcast_only, gossip_seeds,
-                gossip_over_inet_tcp, static, mdns, mdns_beside_avahi, configured, two_secrets,
+                gossip_over_inet_tcp, static, mdns, mdns_goodbye_lost, mdns_beside_avahi, configured, two_secrets,
                 weak_cookie, ensure_distributed]},
      {changing, [crash_and_return, link_cut_and_healed, interface_removed_and_added, leave,
                  leave_static, sigterm, callback_once]},
@@ -123,6 +125,17 @@ mdns(_) ->
     [wait_until(fun() -> not lists:member(name(Left), call(Node, macula_cluster_mdns, get_discovered, [])) end, ?HANG)
      || Node <- Nodes, Node =/= Left],
     ?assertEqual([], call(Left, erlang, nodes, [])).
+
+%% What a node showed goes with one datagram. It is not called back although that was lost.
+mdns_goodbye_lost(_) ->
+    Lab = netlab:start(lan, #{hosts => 3}),
+    [Left | Others] = Nodes = nodes_on(Lab),
+    forms(Nodes, #{strategy => mdns}),
+    without_multicast(Lab),
+    ok = call(Left, macula_cluster, leave, []),
+    timer:sleep(?CHECKED_MS),
+    ?assertEqual([], call(Left, erlang, nodes, [])),
+    [?assertNot(lists:member(name(Left), call(Node, macula_cluster_mdns, get_discovered, []))) || Node <- Others].
 
 %% Avahi's browser sees our node, and we find one that Avahi publishes.
 mdns_beside_avahi(Config) ->

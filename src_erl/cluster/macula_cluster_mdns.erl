@@ -108,10 +108,15 @@ handle_info(check, State) ->
     end;
 handle_info({'EXIT', _, Reason}, State) when Reason =/= normal ->
     {stop, Reason, State};
-handle_info(Message, #state{members = Members} = State) ->
+handle_info({macula_departed, Node} = Message, State) ->
+    {noreply, pass_on(Message, departed(Node, State))};
+handle_info(Message, State) ->
+    {noreply, pass_on(Message, State)}.
+
+pass_on(Message, #state{members = Members} = State) ->
     case macula_cluster_members:handle(Message, Members) of
-        {ok, New} -> {noreply, State#state{members = New}};
-        not_mine -> {noreply, State}
+        {ok, New} -> State#state{members = New};
+        not_mine -> State
     end.
 
 -spec terminate(term(), state()) -> ok.
@@ -220,6 +225,10 @@ lost(Instance, #state{found = Found} = State) ->
         error ->
             State
     end.
+
+%% It has said so over its connection. What it shows goes with one datagram, which may be lost, and then stays for an hour.
+departed(Node, #state{found = Found} = State) ->
+    lists:foldl(fun lost/2, State, [Instance || {Instance, Shown} <- maps:to_list(Found), Shown =:= Node]).
 
 %% What is shown is told once, however long it stays.
 hear_again(#state{found = Found} = State) ->
