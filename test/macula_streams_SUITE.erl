@@ -30,10 +30,10 @@
 -define(LINK_HIGH, (64 bsl 20)).
 -define(BATCH, (1 bsl 20)).
 -define(CALLS_MS, full(10_000, 2_000)).
-%% Senders, and how often and after how long it is looked whether calls still come back beside them. The longest that was
-%% seen took 2 s. As many callers as there are lanes, half of which have a sender: one process more that is spawned between
-%% the senders, and eight callers spawned after them may share all their lanes.
+%% Senders, what they send, and how often and after how long it is looked whether calls still come back beside them. As many
+%% callers as there are lanes: half of them share theirs with a sender, which may have 512 KiB on it.
 -define(SENDERS, 32).
+-define(SENT, (4 bsl 10)).
 -define(CALLERS, 64).
 -define(LOOKS, full(20, 4)).
 -define(LOOK_MS, 4_000).
@@ -165,23 +165,26 @@ bulk_waits_alone(_) ->
     ?assert(Beside * ?CALLS_RATIO > Alone),
     ?assert(Queue < ?LINK_HIGH + ?BATCH).
 
-%% Where some 300 kB/s get through, all of them together send for minutes what they may send ahead; who is on a lane without
-%% one of them does not wait for it.
+%% Where some 300 kB/s get through, all of them together send for minutes what they may send ahead. Nobody waits for that, whichever
+%% lane it is on.
 many_on_a_slow_line(_) ->
     Lab = netlab:start(wan, #{delay => 20, loss => 0.01}),
     [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
     connect(A, B),
     NodeB = name(B),
     Sink = sink(B),
-    _ = [cast(A, fun() -> send_on(Sink, [], rand:bytes(1 bsl 16), 1) end) || _ <- lists:seq(1, ?SENDERS)],
+    _ = [cast(A, fun() -> send_on(Sink, [], rand:bytes(?SENT), 1) end) || _ <- lists:seq(1, ?SENDERS)],
     Callers = [cast(A, fun() -> call_on(NodeB, 1) end) || _ <- lists:seq(1, ?CALLERS)],
     {Answered, States} = lists:unzip([begin timer:sleep(?LOOK_MS), {answered(A, Callers), state(A, Callers)} end
                                       || _ <- lists:seq(1, ?LOOKS)]),
-    ct:pal("calls answered after each ~b ms: ~w; the link and the callers then:~n~p", [?LOOK_MS, Answered, States]),
-    ?assertEqual(lists:usort(Answered), Answered).
+    Each = [lists:zipwith(fun erlang:'-'/2, Now, Before)
+            || {Before, Now} <- lists:zip([[0 || _ <- Callers] | lists:droplast(Answered)], Answered)],
+    ct:pal("the fewest calls of one caller that were answered in each ~b ms: ~w, of all: ~w; the link and the callers then:~n~p",
+           [?LOOK_MS, [lists:min(Counts) || Counts <- Each], [lists:sum(Counts) || Counts <- Each], States]),
+    ?assert(lists:min(lists:append(Each)) > 0).
 
 answered(Node, Callers) ->
-    lists:sum([proplists:get_value(answered, dictionary(Node, Caller), 0) || Caller <- Callers]).
+    [proplists:get_value(answered, dictionary(Node, Caller), 0) || Caller <- Callers].
 
 %% What tells why calls are not answered.
 state(Node, Callers) ->

@@ -26,8 +26,8 @@ pub fn between(input: &[u8]) {
         let len = choices.next();
         let frame = choices.take(len);
         match lanes.place([&frame[..]]) {
-            Place::Lane { index, opening, .. } => {
-                let stream = &mut streams[usize::from(index)];
+            Place::Lane { flow, opening, .. } => {
+                let stream = &mut streams[usize::from(flow.lane)];
                 stream.extend(opening.map(|opening| Item::Opening(opening.encode())));
                 stream.push_back(Item::Frame(placed));
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use macula_core::admission::Admission;
 use macula_core::dist::brake::Brake;
 use macula_core::dist::credit::Credit;
+use macula_core::dist::flows::{Flows, Frames};
 use macula_core::dist::frame::{self, FrameReader, Piece};
 use macula_core::dist::lanes::{Lanes, Place};
 use macula_core::dist::merge::Merge;
@@ -27,7 +28,7 @@ const LANES: u16 = 16;
 type Load = Box<dyn FnMut()>;
 type Prepare = fn() -> Load;
 
-const LOADS: [(&str, Prepare); 15] = [
+const LOADS: [(&str, Prepare); 16] = [
     ("classify_1000_datagrams", classify),
     ("look_up_1000_labels", || look_up(0)),
     ("look_up_1000_moved_labels", || look_up(100)),
@@ -43,6 +44,7 @@ const LOADS: [(&str, Prepare); 15] = [
     ("place_1000_sends", place_sends),
     ("merge_1000_frames", merge),
     ("brake_1000_frames", brake),
+    ("write_1000_batches_of_16_frames", flows),
 ];
 
 /// All names, in order.
@@ -231,11 +233,29 @@ fn merge() -> Load {
 fn brake() -> Load {
     let mut lanes = Lanes::new(LANES);
     let place = lanes.place(parts(&send()));
+    let Place::Lane { flow, .. } = place else { unreachable!("it has a sender") };
     let mut brake = Brake::new(LANES);
     Box::new(move || {
         for _ in 0..CALLS {
             black_box(brake.queued(black_box(&place), 100));
-            black_box(brake.taken(black_box(Some(80 % LANES)), 100));
+            black_box(brake.taken(black_box(Some(flow)), 100));
         }
     })
+}
+
+/// Small frames of two processes that share a lane, each batch in a chunk.
+fn flows() -> Load {
+    let mut flows = Flows::default();
+    let mut add = move |flow| {
+        let lengths = vec![100; 16];
+        flows.add(flow, Frames { chunks: vec![()], lengths });
+        if flow == 0 {
+            return;
+        }
+        while let Some(next) = flows.front() {
+            let most = next.most;
+            flows.wrote(black_box(most));
+        }
+    };
+    Box::new(move || (0..CALLS).for_each(|n| add(black_box(n as u16 % 2))))
 }

@@ -1,5 +1,6 @@
 //! Erlang's promise about the order of signals, as an executable specification, and frames on lanes
-//! held against it: whatever is sent, however it is cut and whichever lane is read when.
+//! held against it: whatever is sent, however it is cut, however much of it there is room for, and whichever
+//! lane is read when.
 //!
 //! The promise: what one process sends another arrives in the order it was sent, and takes effect
 //! with its last fragment. What does not tell its sender must arrive after everything before it and
@@ -16,6 +17,7 @@ mod signals;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use macula_core::dist::flows::{Flows, Frames};
 use macula_core::dist::frame::{self, FrameReader, Piece};
 use macula_core::dist::lane::{FenceReader, MARKER, Opening, fence_header};
 use macula_core::dist::lanes::{Lanes, Place};
@@ -28,6 +30,9 @@ use signals::{Address, Operation, Pid, Request, frames, operations};
 
 /// Histories tried, unless told otherwise; each has some hundred frames at most.
 const HISTORIES: u32 = 2000;
+
+/// Bytes there is room for at a time, below this: some frames.
+const ROOM: usize = 200;
 
 const SENDERS: u32 = 6;
 const RECEIVERS: u32 = 3;
@@ -77,6 +82,8 @@ struct History {
     cuts: Vec<Index>,
     /// Which frames have an empty one before them.
     empty: Vec<bool>,
+    /// How much there is room for on a lane when a frame has come to it.
+    room: Vec<Index>,
     /// Which stream is read next.
     reads: Vec<Index>,
 }
@@ -105,13 +112,14 @@ fn history() -> impl Strategy<Value = History> {
     let chances = || prop::collection::vec(any::<Index>(), 1..60);
     let intents = prop::collection::vec(intent(), 1..60);
     let empty = prop::collection::vec(prop::bool::weighted(0.1), 1..60);
-    (intents, 1..6u16, chances(), chances(), empty, chances()).prop_map(
-        |(intents, lanes, schedule, cuts, empty, reads)| History {
+    (intents, 1..6u16, chances(), chances(), empty, chances(), chances()).prop_map(
+        |(intents, lanes, schedule, cuts, empty, room, reads)| History {
             intents,
             lanes,
             schedule,
             cuts,
             empty,
+            room,
             reads,
         },
     )
@@ -254,11 +262,57 @@ impl Stream {
     }
 }
 
-/// The streams of a link one way; each lane with whether its opening has been read.
+/// A lane: what has been written to it, and what waits to be.
+#[derive(Debug, Default)]
+struct Lane {
+    stream: Stream,
+    waiting: Flows<Waiting>,
+    /// Its opening has been read.
+    opened: bool,
+}
+
+/// A frame, or a marker, that waits for its lane; the number is written with its first byte.
+#[derive(Debug)]
+struct Waiting {
+    number: Option<usize>,
+    bytes: VecDeque<u8>,
+}
+
+impl Lane {
+    fn frame(&mut self, flow: u16, header: &[u8], frame: &[u8], number: usize) {
+        let bytes = [header, frame].concat();
+        let lengths = vec![bytes.len()];
+        let chunks = vec![Waiting { number: Some(number), bytes: bytes.into() }];
+        self.waiting.add(flow, Frames { chunks, lengths });
+    }
+
+    fn marker(&mut self) {
+        let marker = Waiting { number: None, bytes: MARKER.into() };
+        self.waiting.mark(0, marker, MARKER.len());
+    }
+
+    fn write(&mut self, mut room: usize) {
+        while let Some(next) = self.waiting.front().filter(|_| room > 0) {
+            let bytes = next.most.min(room);
+            for _ in 0..bytes {
+                let first = next.chunks.front_mut().expect("as many as there are said to be");
+                self.stream.frames.extend(first.number.take());
+                self.stream.bytes.extend(first.bytes.pop_front());
+                if first.bytes.is_empty() {
+                    next.chunks.pop_front();
+                }
+            }
+            self.waiting.wrote(bytes);
+            room -= bytes;
+        }
+    }
+}
+
+/// The streams of a link one way.
 #[derive(Debug, Default)]
 struct Wire {
     control: Stream,
-    lanes: BTreeMap<u16, (Stream, bool)>,
+    lanes: BTreeMap<u16, Lane>,
 }
 
 /// A way of getting it wrong: what is placed instead of a frame, and how many lanes a fence is said to
@@ -276,6 +330,7 @@ fn written(history: &History, frames: &[Frame], mutation: &Mutation) -> Wire {
     let mut wire = Wire::default();
     let mut cuts = history.cuts.iter().cycle();
     let mut empty = history.empty.iter().cycle();
+    let mut room = history.room.iter().cycle();
     for (number, Frame { bytes, .. }) in frames.iter().enumerate() {
         if *empty.next().unwrap() {
             assert_eq!(lanes.place([]), Place::Control);
@@ -284,17 +339,18 @@ fn written(history: &History, frames: &[Frame], mutation: &Mutation) -> Wire {
         let shown = (mutation.shows)(&frames[number]);
         let cuts: Vec<Index> = cuts.by_ref().take(3).copied().collect();
         match lanes.place(cut(&shown, &mut cuts.iter())) {
-            Place::Lane { index, opening, .. } => {
-                assert_eq!(opening.is_some(), !wire.lanes.contains_key(&index));
-                let (lane, _) = wire.lanes.entry(index).or_default();
-                lane.write(&opening.map_or(vec![], |opening| opening.encode().to_vec()));
-                lane.write_frame(&frame::header(bytes.len()).unwrap(), bytes, number);
+            Place::Lane { flow, opening, .. } => {
+                assert_eq!(opening.is_some(), !wire.lanes.contains_key(&flow.lane));
+                let lane = wire.lanes.entry(flow.lane).or_default();
+                lane.stream.write(&opening.map_or(vec![], |opening| opening.encode().to_vec()));
+                lane.frame(flow.number, &frame::header(bytes.len()).unwrap(), bytes, number);
+                lane.write(room.next().unwrap().index(ROOM));
             }
             Place::Fence { lanes: count } => {
                 let open: Vec<u16> = lanes.open().collect();
                 assert_eq!(open.len(), usize::from(count));
                 for index in open {
-                    wire.lanes.get_mut(&index).unwrap().0.write(&MARKER);
+                    wire.lanes.get_mut(&index).unwrap().marker();
                 }
                 let header = fence_header(bytes.len(), (mutation.waits_for)(count));
                 wire.control.write_frame(&header.unwrap(), bytes, number);
@@ -302,6 +358,7 @@ fn written(history: &History, frames: &[Frame], mutation: &Mutation) -> Wire {
             Place::Control => panic!("not an empty frame"),
         }
     }
+    wire.lanes.values_mut().for_each(|lane| lane.write(usize::MAX));
     wire
 }
 
@@ -335,7 +392,7 @@ fn delivered(history: &History, frames: &[Frame], mut wire: Wire) -> Result<Vec<
                 Item::Empty => Ok(()),
             },
             Some(index) => {
-                let (lane, opened) = wire.lanes.get_mut(&index).unwrap();
+                let Lane { stream: lane, opened, .. } = wire.lanes.get_mut(&index).unwrap();
                 if !*opened {
                     *opened = true;
                     let opening: Vec<u8> = lane.bytes.drain(..Opening::LEN).collect();
@@ -354,8 +411,8 @@ fn delivered(history: &History, frames: &[Frame], mut wire: Wire) -> Result<Vec<
 
 /// The streams that may be read: lanes, and none for the control stream.
 fn readable(merge: &Merge, wire: &Wire) -> Vec<Option<u16>> {
-    let lanes = wire.lanes.iter().filter(|(index, (lane, opened))| {
-        !lane.bytes.is_empty() && (!opened || merge.may_read(**index))
+    let lanes = wire.lanes.iter().filter(|(index, lane)| {
+        !lane.stream.bytes.is_empty() && (!lane.opened || merge.may_read(**index))
     });
     let control = merge.may_read_control() && !wire.control.bytes.is_empty();
     lanes.map(|(index, _)| Some(*index)).chain(control.then_some(None)).collect()
@@ -470,8 +527,8 @@ fn a_crowd_keeps_its_order() {
         indices.new_tree(&mut random).unwrap().current()
     };
     let intents = intents.collect();
-    let (schedule, cuts, reads) = (draw(5000), draw(100), draw(5000));
-    let history = History { intents, lanes: 7, schedule, cuts, empty: vec![false], reads };
+    let (schedule, cuts, room, reads) = (draw(5000), draw(100), draw(100), draw(5000));
+    let history = History { intents, lanes: 7, schedule, cuts, empty: vec![false], room, reads };
     holds(&history, &RIGHT).unwrap();
 }
 

@@ -1,7 +1,9 @@
 //! Writes the lanes of a link, in turns, and has QUIC take no more ahead than the path is worth.
 //!
 //! What QUIC has taken goes out a packet of each lane after the other. What it has not taken yet waits
-//! here, where a process that has little to say can still go first.
+//! here, where a process that has little to say can still go first: its lane before others
+//! (`macula_core::dist::turns`), itself before others on the lane (`macula_core::dist::flows`), and what it says
+//! before what QUIC has of other lanes.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -12,15 +14,17 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use macula_core::dist::lane::Opening;
-use macula_core::dist::turns::{Ended, TURN, Turn, Turns};
+use macula_core::dist::flows::Flows;
+use macula_core::dist::lane::{MARKER, Opening};
+use macula_core::dist::lanes::Flow;
+use macula_core::dist::turns::{Ended, LITTLE, TURN, Turn, Turns};
 use quinn::{SendStream, WriteError};
 
 use crate::congestion::{Company, Window};
 use crate::hops::{self, Hop};
 use crate::link::LinkState;
-use crate::outlet::{Stream, Waiting};
-use crate::transport::{LITTLE, RESERVE, ahead};
+use crate::outlet::{Output, Waiting};
+use crate::transport::{RESERVE, ahead};
 
 /// Lanes that have something to send within so long are in each other's way.
 const COMPANY: Duration = Duration::from_millis(50);
@@ -28,6 +32,9 @@ const COMPANY: Duration = Duration::from_millis(50);
 /// Bytes that QUIC is handed in one piece while several lanes write: room for more comes when all of a
 /// piece is acknowledged. With large ones, of many lanes at once, that is seldom on a slow line.
 const PIECE: usize = 2 * 1024;
+
+/// QUIC's priority of a lane that has little to write, for a process that had nothing to say before. Others have 0.
+pub(crate) const HURRY: i32 = 1;
 
 /// Writes all lanes. One task for all of them: what is to go at the same time is then in the same
 /// packets, as QUIC's own task runs only after it.
@@ -40,7 +47,7 @@ pub(crate) async fn write(link: Arc<LinkState>) {
         if stream.write_all(&opening.encode()).await.is_err() {
             return;
         }
-        lanes.lanes.insert(opening.index, Lane { stream, rest: VecDeque::new() });
+        lanes.lanes.insert(opening.index, Lane::new(opening.index, stream));
     }
     for lane in lanes.lanes.values_mut() {
         let _ = lane.stream.finish();
@@ -62,9 +69,11 @@ struct Writing {
 }
 
 struct Lane {
+    index: u16,
     stream: SendStream,
     /// What is to be written to it.
-    rest: VecDeque<Bytes>,
+    flows: Flows<Bytes>,
+    hurries: bool,
 }
 
 impl Writing {
@@ -121,28 +130,49 @@ impl Writing {
     }
 
     fn take(&mut self, waiting: &mut Waiting) {
-        for (index, chunks) in waiting.take() {
-            if let Some(lane) = self.lanes.get_mut(&index) {
-                if lane.rest.is_empty() {
-                    self.turns.filled(index);
+        for output in std::mem::take(&mut waiting.outputs) {
+            match output {
+                Output::Control(_) => {}
+                Output::Lane(Flow { lane, number }, frames) => {
+                    self.put(lane, |flows| flows.add(number, frames));
+                    self.note(lane);
                 }
-                lane.rest.extend(chunks);
-                self.note(index);
+                Output::Markers(lanes) => {
+                    let marker = || Bytes::from_static(&MARKER);
+                    let mark = |flows: &mut Flows<_>, lane| {
+                        flows.mark(Flow::of_nobody(lane).number, marker(), MARKER.len());
+                    };
+                    lanes.into_iter().for_each(|lane| self.put(lane, |flows| mark(flows, lane)));
+                }
             }
+        }
+    }
+
+    /// Puts something behind, or among, what is to be written to a lane.
+    fn put(&mut self, index: u16, put: impl FnOnce(&mut Flows<Bytes>)) {
+        let Some(lane) = self.lanes.get_mut(&index) else {
+            return;
+        };
+        let had_nothing = lane.flows.is_empty();
+        put(&mut lane.flows);
+        if had_nothing {
+            self.turns.filled(index);
+        } else if lane.is_to_hurry() {
+            self.turns.promote(index);
         }
     }
 
     /// Writes what there is room for.
     fn round(&mut self, link: &LinkState, cx: &mut Context<'_>) {
-        while let Some(Turn { lane: index, fresh }) = self.turns.begin() {
+        while let Some(Turn { of: index, fresh }) = self.turns.begin() {
             let most = if self.turns.is_empty() { usize::MAX } else { TURN };
             let Some(lane) = self.lanes.get_mut(&index) else {
                 continue;
             };
-            let written = |bytes| link.written(Stream::Lane(index), bytes);
-            let mut ended = lane.write(most, written, cx);
+            lane.hurry();
+            let mut ended = lane.write(most, link, cx);
             if fresh && ended == (Ended::NoRoom { wrote: false }) && lane.has_little() {
-                ended = link.with_reserve(RESERVE, || lane.write(most, written, cx));
+                ended = link.with_reserve(RESERVE, || lane.write(most, link, cx));
             }
             self.turns.ended(index, ended);
         }
@@ -150,54 +180,81 @@ impl Writing {
 }
 
 impl Lane {
-    /// Whether all it has to write is small.
+    fn new(index: u16, stream: SendStream) -> Lane {
+        Lane { index, stream, flows: Flows::default(), hurries: false }
+    }
+
+    /// Whether what processes have to say that said nothing before is little.
+    fn is_to_hurry(&self) -> bool {
+        self.flows.fresh().is_some_and(|fresh| fresh.bytes <= LITTLE)
+    }
+
+    /// Whether that is all it has to write before it has said so.
     fn has_little(&self) -> bool {
-        let few = self.rest.len() <= LITTLE;
-        few && self.rest.iter().map(Bytes::len).sum::<usize>() <= LITTLE
+        self.flows.fresh().is_some_and(|fresh| fresh.until <= LITTLE)
+    }
+
+    /// Has QUIC send what is of this lane before what it has of others, or no more so.
+    fn hurry(&mut self) {
+        let hurries = self.is_to_hurry();
+        if self.hurries != hurries {
+            self.hurries = hurries;
+            // Fails only when the stream has ended.
+            let _ = self.stream.set_priority(if hurries { HURRY } else { 0 });
+        }
     }
 
     /// Writes about `most` bytes, if there is room for them.
-    fn write(&mut self, most: usize, written: impl Fn(usize), cx: &mut Context<'_>) -> Ended {
+    fn write(&mut self, most: usize, link: &LinkState, cx: &mut Context<'_>) -> Ended {
         hops::pass(Hop::Writing);
+        let in_pieces = most != usize::MAX && !self.has_little();
         let mut bytes = 0;
-        while !self.rest.is_empty() && bytes < most {
-            let taken = if most == usize::MAX || self.has_little() {
-                self.write_chunks(cx)
+        while bytes < most {
+            let Some(next) = self.flows.front() else {
+                return Ended::Empty;
+            };
+            let flow = Flow { lane: self.index, number: next.flow };
+            let taken = if in_pieces || !next.all {
+                write_pieces(&mut self.stream, next.chunks, next.most.min(most - bytes), cx)
             } else {
-                self.write_pieces(most - bytes, cx)
+                write_chunks(&mut self.stream, next.chunks, cx)
             };
             match taken {
                 Poll::Pending => return Ended::NoRoom { wrote: bytes > 0 },
                 Poll::Ready(Ok(taken)) => {
                     bytes += taken;
-                    written(taken);
+                    self.flows.wrote(taken);
+                    link.written(Some(flow), taken);
                 }
                 // The connection is lost, or nobody reads on.
-                Poll::Ready(Err(_)) => self.rest.clear(),
+                Poll::Ready(Err(_)) => self.flows.clear(),
             }
         }
-        if self.rest.is_empty() { Ended::Empty } else { Ended::Over }
+        if self.flows.is_empty() { Ended::Empty } else { Ended::Over }
     }
+}
 
-    /// Writes what there is room for; how much that was.
-    fn write_chunks(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, WriteError>> {
-        let taken = pin!(self.stream.write_chunks(self.rest.make_contiguous())).poll(cx);
-        let taken = ready!(taken)?;
-        self.rest.drain(..taken.chunks);
-        Poll::Ready(Ok(taken.bytes))
-    }
+/// Writes what there is room for; how much that was.
+fn write_chunks(
+    stream: &mut SendStream,
+    chunks: &mut VecDeque<Bytes>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, WriteError>> {
+    let taken = ready!(pin!(stream.write_chunks(chunks.make_contiguous())).poll(cx))?;
+    chunks.drain(..taken.chunks);
+    Poll::Ready(Ok(taken.bytes))
+}
 
-    /// The same of the first `most` bytes, in pieces.
-    fn write_pieces(
-        &mut self,
-        most: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<usize, WriteError>> {
-        let taken = pin!(self.stream.write_chunks(&mut pieces(&self.rest, most))).poll(cx);
-        let bytes = ready!(taken)?.bytes;
-        advance(&mut self.rest, bytes);
-        Poll::Ready(Ok(bytes))
-    }
+/// The same of the first `most` bytes, in pieces.
+fn write_pieces(
+    stream: &mut SendStream,
+    chunks: &mut VecDeque<Bytes>,
+    most: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, WriteError>> {
+    let taken = ready!(pin!(stream.write_chunks(&mut pieces(chunks, most))).poll(cx))?;
+    advance(chunks, taken.bytes);
+    Poll::Ready(Ok(taken.bytes))
 }
 
 /// The first `most` bytes in pieces.

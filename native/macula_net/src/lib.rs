@@ -48,7 +48,7 @@ pub use endpoint::{BindError, Endpoint, EndpointConfig, Incident, Node};
 pub use identity::{Identity, Origin};
 pub use link::{Closed, Link, LinkInfo, Owner, SendState};
 pub use mesh::{JoinError, MeshConfig, RelayError, RelayInfo, RelayUrl, State, TunnelInfo};
-pub use outlet::{Batch, Route, Sent, Stream};
+pub use outlet::{Batch, Output, Route, Sent, Stream};
 pub use reader::{Inbox, PacketWaiter};
 pub use relay::{PeerInfo, PeerState, RealmAccess, RelayConfig};
 pub use renewal::CertificateNews;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use macula_core::dist::brake::Taken;
 use macula_core::dist::frame::Piece;
+use macula_core::dist::lanes::Flow;
 use macula_core::dist::signal::Sender;
 use macula_core::hello::Peer;
 use macula_core::path::liveness::{Liveness, Verdict};
@@ -166,9 +167,9 @@ impl LinkState {
         written
     }
 
-    /// So many bytes were written to a stream.
-    pub(crate) fn written(&self, stream: Stream, bytes: usize) {
-        let Taken { resume, go_on } = self.outlet.written(stream, bytes);
+    /// So many bytes of a flow were written to its lane, or to the control stream.
+    pub(crate) fn written(&self, flow: Option<Flow>, bytes: usize) {
+        let Taken { resume, go_on } = self.outlet.written(flow, bytes);
         if !resume.is_empty() {
             self.tell_owner(|owner| owner.resume(resume.clone()));
         }

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use macula_core::dist::brake::{Brake, LOOKS, Queued, Taken};
+use macula_core::dist::flows::Frames;
 use macula_core::dist::frame;
 use macula_core::dist::lane::{FENCE_PREFIX, MARKER, Opening};
-use macula_core::dist::lanes::{Lanes, Place};
+use macula_core::dist::lanes::{Flow, Lanes, Place};
 use macula_core::dist::signal::Sender;
 use parking_lot::{Mutex, MutexGuard};
 use quinn::SendStream;
@@ -25,8 +26,8 @@ use crate::link::{LinkState, SendState};
 use crate::queue::{Queue, TICK};
 use crate::transport::ahead;
 
-/// The control stream goes before the lanes: ticks are on it, and what all lanes wait for.
-const CONTROL_PRIORITY: i32 = 1;
+/// The control stream goes before the lanes, those in a hurry included: ticks are on it, and what all lanes wait for.
+const CONTROL_PRIORITY: i32 = lanes::HURRY + 1;
 
 /// Bytes around a fenced frame.
 const FENCED: usize = frame::HEADER + FENCE_PREFIX;
@@ -43,10 +44,21 @@ const LOOK: Duration = Duration::from_millis(STANDS.as_millis() as u64 / LOOKS a
 pub enum Route {
     /// The control stream, of a link without lanes or of what is empty.
     Control,
-    /// A lane.
-    Lane(u16),
+    /// A lane, by this flow.
+    Lane(Flow),
     /// The control stream, and a marker goes to each of these lanes.
     Fence(Vec<u16>),
+}
+
+/// What a batch sends, bit by bit: frames whole, and in order on each stream and of each flow.
+#[derive(Debug)]
+pub enum Output {
+    /// On the control stream.
+    Control(Vec<Bytes>),
+    /// On a lane.
+    Lane(Flow, Frames<Bytes>),
+    /// A marker on each of these lanes.
+    Markers(Vec<u16>),
 }
 
 /// One stream of a link.
@@ -84,9 +96,7 @@ pub(crate) struct Outlet {
 /// What waits for the lanes' writer.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    chunks: Vec<Vec<Bytes>>,
-    /// The lanes of these.
-    filled: Vec<u16>,
+    pub(crate) outputs: Vec<Output>,
     pub(crate) openings: VecDeque<Opening>,
     pub(crate) closing: bool,
     pub(crate) writer: Option<Waker>,
@@ -108,13 +118,12 @@ impl Outlet {
     /// All lanes are opened at once. To a reader a lane that begins is another event than one that goes
     /// on, without an order between them: what opens a lane would overtake what was sent before it.
     pub(crate) fn new(lanes: Option<u16>) -> Outlet {
-        let chunks = vec![Vec::new(); usize::from(lanes.unwrap_or(0))];
         let mut sorter = lanes.map(Lanes::new);
         let openings = sorter.iter_mut().flat_map(Lanes::open_all).collect();
         Outlet {
             control: Queue::default(),
             sorter: sorter.map(Mutex::new),
-            lanes: Mutex::new(Waiting { chunks, openings, ..Waiting::default() }),
+            lanes: Mutex::new(Waiting { openings, ..Waiting::default() }),
             brake: Mutex::new(lanes.map_or_else(Brake::without_lanes, Brake::new)),
             braked: Notify::new(),
             bytes_out: AtomicU64::new(0),
@@ -147,14 +156,10 @@ impl Outlet {
         self.sorter.is_some()
     }
 
-    /// So many bytes were written to a stream.
-    pub(crate) fn written(&self, stream: Stream, bytes: usize) -> Taken {
+    /// So many bytes of a flow were written to its lane, or to the control stream.
+    pub(crate) fn written(&self, flow: Option<Flow>, bytes: usize) -> Taken {
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
-        let lane = match stream {
-            Stream::Control => None,
-            Stream::Lane(index) => Some(index),
-        };
-        self.brake.lock().taken(lane, bytes)
+        self.brake.lock().taken(flow, bytes)
     }
 
     /// Resolves when the link stands still while processes are suspended for it: with these, to be resumed.
@@ -199,15 +204,16 @@ impl<'a> Batch<'a> {
         };
         let place = sorter.place(parts);
         match place {
-            Place::Lane { index, opening, .. } => {
+            Place::Lane { flow, opening, .. } => {
                 self.openings.extend(opening);
                 self.count(&place, frame::HEADER + size);
-                Route::Lane(index)
+                Route::Lane(flow)
             }
             Place::Fence { .. } => {
                 let marked: Vec<_> = sorter.open().collect();
-                for &index in &marked {
-                    let marker = Place::Lane { index, opening: None, sender: None };
+                for &lane in &marked {
+                    let flow = Flow::of_nobody(lane);
+                    let marker = Place::Lane { flow, opening: None, sender: None };
                     self.count(&marker, MARKER.len());
                 }
                 self.count(&place, FENCED + size);
@@ -229,22 +235,23 @@ impl<'a> Batch<'a> {
         self.pause = pause;
     }
 
-    /// Sends what was placed: for each stream the chunks of its frames, markers included.
-    pub fn send(self, chunks: impl IntoIterator<Item = (Stream, Vec<Bytes>)>) -> Sent {
+    /// Sends what was placed.
+    pub fn send(self, outputs: impl IntoIterator<Item = Output>) -> Sent {
         let Batch { link, sorter, openings, frames, pause, suspend } = self;
         link.counters.msgs_out.fetch_add(frames, Relaxed);
         let outlet = &link.outlet;
         if sorter.is_none() {
-            let chunks = chunks.into_iter().flat_map(|(_, chunks)| chunks);
+            let chunks = outputs.into_iter().flat_map(Output::chunks);
             return Sent { state: outlet.push(chunks), suspend };
         }
         let mut lanes = outlet.lanes.lock();
         lanes.openings.extend(openings);
         let mut taken = !lanes.closing;
-        for (stream, chunks) in chunks {
-            match stream {
-                Stream::Control => taken &= outlet.control.push(chunks),
-                Stream::Lane(lane) => lanes.fill(lane, chunks),
+        for output in outputs {
+            match output {
+                Output::Control(chunks) => taken &= outlet.control.push(chunks),
+                _ if lanes.closing => {}
+                output => lanes.outputs.push(output),
             }
         }
         wake(lanes);
@@ -260,21 +267,13 @@ fn send_state(taken: bool, pause: bool) -> SendState {
     }
 }
 
-impl Waiting {
-    /// What has come for lanes since the last time.
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = (u16, Vec<Bytes>)> {
-        let filled = std::mem::take(&mut self.filled).into_iter();
-        filled.map(|lane| (lane, std::mem::take(&mut self.chunks[usize::from(lane)])))
-    }
-
-    fn fill(&mut self, lane: u16, chunks: Vec<Bytes>) {
-        let Some(waiting) = self.chunks.get_mut(usize::from(lane)).filter(|_| !self.closing) else {
-            return;
-        };
-        if waiting.is_empty() {
-            self.filled.push(lane);
+impl Output {
+    /// Of a link without lanes.
+    fn chunks(self) -> Vec<Bytes> {
+        match self {
+            Output::Control(chunks) | Output::Lane(_, Frames { chunks, .. }) => chunks,
+            Output::Markers(_) => Vec::new(),
         }
-        waiting.extend(chunks);
     }
 }
 

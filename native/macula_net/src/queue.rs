@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 
 use crate::hops::{self, Hop};
 use crate::link::LinkState;
-use crate::outlet::Stream;
 use crate::transport::RESERVE;
 
 /// A frame without content, which says that the sender is alive.
@@ -115,7 +114,7 @@ async fn write(
     while !rest.is_empty() {
         let taken = poll_fn(|cx| write_some(stream, rest, link, cx)).await?;
         rest = &mut rest[taken.chunks..];
-        link.written(Stream::Control, taken.bytes);
+        link.written(None, taken.bytes);
     }
     Ok(())
 }

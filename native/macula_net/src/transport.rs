@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use macula_core::dist::turns::LITTLE;
 use macula_core::mesh::packet::HEADER;
 use macula_core::mesh::seal::OVERHEAD;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -45,11 +46,8 @@ const SEND_WINDOW: u64 = 2 * STREAM_WINDOW as u64;
 /// acknowledgement, and not only when the other side has read a part of that window.
 const LEAST_AHEAD: u64 = STREAM_WINDOW as u64 / 2;
 
-/// Bytes that a lane which had nothing to write may write when others have used up [`ahead`]: a call is
-/// not to wait for acknowledgements of what others have sent.
-pub(crate) const LITTLE: usize = 4 * 1024;
-
-/// Bytes beyond [`ahead`] for that: as many lanes have it at a time as there are, unless told
+/// Bytes beyond [`ahead`] for lanes that have little to write and had nothing before: a call is not to wait
+/// for acknowledgements of what others have sent. As many lanes have it at a time as there are, unless told
 /// otherwise. The control stream has as much again.
 pub(crate) const RESERVE: u64 = 64 * LITTLE as u64;
 

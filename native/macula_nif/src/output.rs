@@ -1,14 +1,16 @@
 //! Frames on their way down: what the emulator hands out becomes chunks of bytes for the link.
 //!
-//! Small binaries are copied into one arena per call and stream; large ones are shared with the emulator and
+//! Small binaries are copied into one arena per call and flow; large ones are shared with the emulator and
 //! released when the peer has acknowledged them.
 
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use macula_core::dist::flows::Frames;
 use macula_core::dist::frame;
-use macula_core::dist::lane::{self, MARKER};
-use macula_net::{Link, Route, Sent, Stream};
+use macula_core::dist::lane;
+use macula_core::dist::lanes::Flow;
+use macula_net::{Link, Output, Route, Sent};
 use parking_lot::Mutex;
 use rustler::{Binary, Env, Error, NifResult, OwnedEnv, Term};
 
@@ -25,7 +27,7 @@ const SHARE_FROM: usize = 16 * 1024;
 /// Not such a list, or a wrong size; a frame of 4 GiB or more, for which the format has no room.
 pub(crate) fn send(link: &Link, list: Term<'_>) -> NifResult<Sent> {
     let mut batch = link.batch();
-    let mut out = Output::default();
+    let mut out = Sending::default();
     let mut parts = Vec::new();
     for_each(list, |frame| {
         let (size, iovec): (usize, Term<'_>) = frame.decode()?;
@@ -38,85 +40,101 @@ pub(crate) fn send(link: &Link, list: Term<'_>) -> NifResult<Sent> {
             return Err(Error::BadArg);
         }
         let route = batch.place(parts.iter().map(Binary::as_slice), size);
-        out.frame(&route, size, &parts).ok_or(Error::BadArg)
+        out.frame(route, size, &parts).ok_or(Error::BadArg)
     })?;
     Ok(batch.send(out.finish()))
 }
 
 /// What one call sends.
 #[derive(Default)]
-struct Output {
-    /// Few: most calls are for one sender.
-    streams: Vec<(Stream, Chunks)>,
+struct Sending {
+    /// What is before the last markers, these included.
+    settled: Vec<Output>,
+    /// What is behind them. Of few ways: most calls are for one sender.
+    ways: Vec<(Way, Chunks)>,
     kept: Option<Arc<Kept>>,
 }
 
-/// What goes to one stream.
+/// Which way a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Control,
+    Lane(Flow),
+}
+
+/// Frames that go the same way.
 #[derive(Default)]
 struct Chunks {
-    chunks: Vec<Bytes>,
+    frames: Frames<Bytes>,
     arena: BytesMut,
 }
 
-impl Output {
-    /// Adds a frame to its stream; none when it is too large.
-    fn frame(&mut self, route: &Route, size: usize, parts: &[Binary<'_>]) -> Option<()> {
-        let stream = match route {
-            Route::Control => {
-                self.to(Stream::Control).arena.put_slice(&frame::header(size)?);
-                Stream::Control
-            }
-            Route::Lane(lane) => {
-                self.to(Stream::Lane(*lane)).arena.put_slice(&frame::header(size)?);
-                Stream::Lane(*lane)
-            }
+impl Sending {
+    /// Adds a frame; none when it is too large.
+    fn frame(&mut self, route: Route, size: usize, parts: &[Binary<'_>]) -> Option<()> {
+        let way = match route {
+            Route::Control => self.begin(Way::Control, size, &frame::header(size)?),
+            Route::Lane(flow) => self.begin(Way::Lane(flow), size, &frame::header(size)?),
             Route::Fence(lanes) => {
                 let header = lane::fence_header(size, lanes.len() as u16)?;
-                for lane in lanes {
-                    self.to(Stream::Lane(*lane)).arena.put_slice(&MARKER);
-                }
-                self.to(Stream::Control).arena.put_slice(&header);
-                Stream::Control
+                self.settle();
+                self.settled.push(Output::Markers(lanes));
+                self.begin(Way::Control, size, &header)
             }
         };
         for part in parts {
-            self.part(stream, part);
+            self.part(way, part);
         }
         Some(())
     }
 
-    fn part(&mut self, stream: Stream, binary: &Binary<'_>) {
+    fn begin(&mut self, way: Way, size: usize, header: &[u8]) -> Way {
+        let to = self.to(way);
+        to.arena.put_slice(header);
+        to.frames.lengths.push(header.len() + size);
+        way
+    }
+
+    fn part(&mut self, way: Way, binary: &Binary<'_>) {
         if binary.len() < SHARE_FROM {
-            self.to(stream).arena.put_slice(binary);
+            self.to(way).arena.put_slice(binary);
         } else {
             let shared = self.kept.get_or_insert_with(Arc::default).share(binary);
-            let to = self.to(stream);
+            let to = self.to(way);
             to.flush();
-            to.chunks.push(Bytes::from_owner(shared));
+            to.frames.chunks.push(Bytes::from_owner(shared));
         }
     }
 
-    fn to(&mut self, stream: Stream) -> &mut Chunks {
-        let known = self.streams.iter().rposition(|(known, _)| *known == stream);
+    fn to(&mut self, way: Way) -> &mut Chunks {
+        let known = self.ways.iter().rposition(|(known, _)| *known == way);
         let at = known.unwrap_or_else(|| {
-            self.streams.push((stream, Chunks::default()));
-            self.streams.len() - 1
+            self.ways.push((way, Chunks::default()));
+            self.ways.len() - 1
         });
-        &mut self.streams[at].1
+        &mut self.ways[at].1
     }
 
-    fn finish(self) -> impl Iterator<Item = (Stream, Vec<Bytes>)> {
-        self.streams.into_iter().map(|(stream, mut chunks)| {
+    fn settle(&mut self) {
+        for (way, mut chunks) in self.ways.drain(..) {
             chunks.flush();
-            (stream, chunks.chunks)
-        })
+            self.settled.push(match way {
+                Way::Control => Output::Control(chunks.frames.chunks),
+                Way::Lane(flow) => Output::Lane(flow, chunks.frames),
+            });
+        }
+    }
+
+    fn finish(mut self) -> Vec<Output> {
+        self.settle();
+        self.settled
     }
 }
 
 impl Chunks {
     fn flush(&mut self) {
         if !self.arena.is_empty() {
-            self.chunks.push(self.arena.split().freeze());
+            self.frames.chunks.push(self.arena.split().freeze());
         }
     }
 }

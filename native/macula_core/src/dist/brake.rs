@@ -2,18 +2,18 @@
 //!
 //! The emulator's own brake (`+zdbbl`) stops and releases all senders of a link together, and a process
 //! with large messages fills what was freed before another one runs. So its queue is always drained,
-//! and a process whose lane is full is suspended alone until half of that has left. What cannot be held
-//! so, processes that send without ever waiting (`async_dist`) or that system code must not suspend,
+//! and a process that has filled its lane is suspended alone until half of that has left. Who shares the lane, and
+//! has little there, goes on: it does not wait for the rest (`super::flows`). What cannot be held so, processes that send without ever waiting (`async_dist`) or that system code must not suspend,
 //! comes to a mark of the whole link, over which the emulator is no longer drained.
 //!
 //! A link on which nothing moves any more is left to the emulator. Only its own brake tells those who would
 //! rather not wait (`nosuspend`) that they would, spares `async_dist`, and reports `busy_dist_port`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::mem;
 
-use super::credit::Credit;
-use super::lanes::Place;
+use super::credit::{Credit, FLOW_FREE};
+use super::lanes::{FLOWS, Flow, Place};
 use super::signal::Sender;
 
 /// The state of a link's queues.
@@ -44,8 +44,10 @@ enum Stall {
 #[derive(Debug)]
 struct Lane {
     waiting: Credit,
-    /// Who was to be suspended since the lane is full.
-    suspended: HashSet<Sender>,
+    /// Bytes of each flow.
+    flows: [usize; FLOWS as usize],
+    /// Who was to be suspended since the lane is full, and the number of its flow.
+    suspended: HashMap<Sender, u16>,
 }
 
 /// What to do after a frame was queued.
@@ -67,21 +69,43 @@ pub struct Taken {
 }
 
 impl Lane {
-    /// Takes `bytes` off the queue; returns those who may go on.
-    fn taken(&mut self, bytes: usize) -> Vec<Sender> {
-        if self.waiting.taken(bytes) { self.release() } else { Vec::new() }
+    fn new() -> Lane {
+        let flows = [0; FLOWS as usize];
+        Lane { waiting: Credit::lane(), flows, suspended: HashMap::new() }
     }
 
-    fn release(&mut self) -> Vec<Sender> {
-        mem::take(&mut self.suspended).into_iter().collect()
+    /// Takes `bytes` of a flow into the queue. True when the lane is full, and this flow not the least of it.
+    fn queued(&mut self, flow: u16, bytes: usize) -> bool {
+        let waiting = &mut self.flows[usize::from(flow % FLOWS)];
+        *waiting += bytes;
+        let much = *waiting > FLOW_FREE;
+        self.waiting.queued(bytes) && much
+    }
+
+    /// Takes `bytes` of a flow off the queue; returns those who may go on.
+    fn taken(&mut self, flow: u16, bytes: usize) -> Vec<Sender> {
+        let waiting = &mut self.flows[usize::from(flow % FLOWS)];
+        *waiting = waiting.saturating_sub(bytes);
+        let little = *waiting <= FLOW_FREE / 2;
+        if self.waiting.taken(bytes) {
+            self.release(|_| true)
+        } else if little && !self.suspended.is_empty() {
+            self.release(|of| of == flow)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Forgets who was suspended, of these flows.
+    fn release(&mut self, of: impl Fn(u16) -> bool) -> Vec<Sender> {
+        self.suspended.extract_if(|_, flow| of(*flow)).map(|(sender, _)| sender).collect()
     }
 }
 
 impl Brake {
     /// For a link with so many lanes; at least one.
     pub fn new(lanes: u16) -> Brake {
-        let lane = || Lane { waiting: Credit::lane(), suspended: HashSet::new() };
-        let lanes = (0..lanes.max(1)).map(|_| lane()).collect();
+        let lanes = (0..lanes.max(1)).map(|_| Lane::new()).collect();
         Brake { lanes, link: Credit::link(), stall: Stall::Moving, moved: false, still: 0 }
     }
 
@@ -97,7 +121,7 @@ impl Brake {
     /// process may be suspended anew before its resumption was done.
     pub fn queued(&mut self, place: &Place, bytes: usize) -> Queued {
         let suspend = match *place {
-            Place::Lane { index, sender, .. } => self.queued_on(index, sender, bytes),
+            Place::Lane { flow, sender, .. } => self.queued_on(flow, sender, bytes),
             Place::Fence { .. } | Place::Control => None,
         };
         let full = self.link.queued(bytes);
@@ -107,27 +131,29 @@ impl Brake {
         Queued { suspend, pause: full || self.stall == Stall::Paused }
     }
 
-    fn queued_on(&mut self, index: u16, sender: Option<Sender>, bytes: usize) -> Option<Sender> {
+    fn queued_on(&mut self, flow: Flow, sender: Option<Sender>, bytes: usize) -> Option<Sender> {
         let moves = self.stall == Stall::Moving;
-        let lane = self.lanes.get_mut(usize::from(index))?;
-        let full = lane.waiting.queued(bytes) && moves;
-        sender.filter(|sender| full && lane.suspended.insert(*sender))
+        let lane = self.lanes.get_mut(usize::from(flow.lane))?;
+        let full = lane.queued(flow.number, bytes) && moves;
+        sender.filter(|sender| full && lane.suspended.insert(*sender, flow.number).is_none())
     }
 
-    /// `bytes` have left the queue of a lane, or that of the control stream.
-    pub fn taken(&mut self, lane: Option<u16>, bytes: usize) -> Taken {
+    /// `bytes` have left the queue of a flow, or that of the control stream.
+    pub fn taken(&mut self, flow: Option<Flow>, bytes: usize) -> Taken {
         let emptied = self.link.taken(bytes);
-        let Some(lane) = lane.and_then(|index| self.lanes.get_mut(usize::from(index))) else {
+        let lane = flow.and_then(|flow| self.lanes.get_mut(usize::from(flow.lane)));
+        let (Some(Flow { number, .. }), Some(lane)) = (flow, lane) else {
             return Taken { resume: Vec::new(), go_on: emptied };
         };
-        if !lane.waiting.is_paused() {
-            lane.waiting.taken(bytes);
-            return Taken { resume: Vec::new(), go_on: emptied };
+        let full = lane.waiting.is_paused();
+        let resume = lane.taken(number, bytes);
+        if !full {
+            return Taken { resume, go_on: emptied };
         }
         self.moved = true;
         let paused = mem::replace(&mut self.stall, Stall::Moving) == Stall::Paused;
         let go_on = emptied || (paused && !self.link.is_paused());
-        Taken { resume: lane.taken(bytes), go_on }
+        Taken { resume, go_on }
     }
 
     /// Whether somebody waits to be resumed.
@@ -152,12 +178,12 @@ impl Brake {
         if self.stall == Stall::Moving && self.holds() {
             self.stall = Stall::Standing;
         }
-        self.lanes.iter_mut().flat_map(Lane::release).collect()
+        self.lanes.iter_mut().flat_map(|lane| lane.release(|_| true)).collect()
     }
 
     /// The link has ended: these are to be resumed, and nobody is suspended any more.
     pub fn ended(&mut self) -> Vec<Sender> {
-        mem::take(&mut self.lanes).iter_mut().flat_map(Lane::release).collect()
+        mem::take(&mut self.lanes).iter_mut().flat_map(|lane| lane.release(|_| true)).collect()
     }
 
     /// Bytes that wait on the whole link.
@@ -168,7 +194,7 @@ impl Brake {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
@@ -181,52 +207,77 @@ mod tests {
         Sender { id, serial: 0, creation: 1 }
     }
 
-    fn place(index: u16, id: u32) -> Place {
-        Place::Lane { index, opening: None, sender: Some(sender(id)) }
+    fn flow_of(id: u32) -> Flow {
+        let (lane, number) = (id % u32::from(LANES), id / u32::from(LANES));
+        Flow { lane: lane as u16, number: number as u16 }
+    }
+
+    fn place(id: u32) -> Place {
+        Place::Lane { flow: flow_of(id), opening: None, sender: Some(sender(id)) }
+    }
+
+    fn taken(brake: &mut Brake, id: u32, bytes: usize) -> Taken {
+        brake.taken(Some(flow_of(id)), bytes)
     }
 
     #[test]
     fn who_fills_a_lane_waits_until_half_of_it_has_left() {
-        let mut brake = Brake::new(2);
-        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH - 1), Queued::default());
+        let mut brake = Brake::new(LANES);
+        assert_eq!(brake.queued(&place(7), LANE_HIGH - 1), Queued::default());
         let suspend = Queued { suspend: Some(sender(7)), pause: false };
-        assert_eq!(brake.queued(&place(0, 7), 1), suspend);
+        assert_eq!(brake.queued(&place(7), 1), suspend);
         // Suspending takes its time: the frames it sends meanwhile are no reason to do it again.
-        assert_eq!(brake.queued(&place(0, 7), 1), Queued::default());
-        assert_eq!(brake.queued(&place(1, 8), 1), Queued::default());
-        assert_eq!(brake.taken(Some(0), LANE_HIGH / 2), Taken::default());
+        assert_eq!(brake.queued(&place(7), 1), Queued::default());
+        assert_eq!(brake.queued(&place(8), 1), Queued::default());
+        assert_eq!(taken(&mut brake, 7, LANE_HIGH / 2), Taken::default());
         let resume = Taken { resume: vec![sender(7)], go_on: false };
-        assert_eq!(brake.taken(Some(0), 1), resume);
-        assert_eq!(brake.taken(Some(0), 1), Taken::default());
+        assert_eq!(taken(&mut brake, 7, 1), resume);
+        assert_eq!(taken(&mut brake, 7, 1), Taken::default());
+    }
+
+    /// 8 and 11 share a lane.
+    #[test]
+    fn who_has_little_on_a_full_lane_goes_on() {
+        let mut brake = Brake::new(LANES);
+        assert_eq!(brake.queued(&place(8), LANE_HIGH).suspend, Some(sender(8)));
+        assert_eq!(brake.queued(&place(11), FLOW_FREE).suspend, None);
+        assert_eq!(brake.queued(&place(11), 1).suspend, Some(sender(11)));
+        assert_eq!(taken(&mut brake, 11, FLOW_FREE / 2).resume, []);
+        assert_eq!(taken(&mut brake, 11, 1).resume, [sender(11)]);
+        assert_eq!(brake.queued(&place(11), FLOW_FREE).suspend, Some(sender(11)));
+        let mut resumed = taken(&mut brake, 8, LANE_HIGH - FLOW_FREE / 2).resume;
+        resumed.sort();
+        assert_eq!(resumed, [sender(8), sender(11)]);
     }
 
     #[test]
     fn what_nobody_can_be_suspended_for_counts_for_the_link() {
-        let mut brake = Brake::new(2);
-        let nobodys = Place::Lane { index: 1, opening: None, sender: None };
+        let mut brake = Brake::new(LANES);
+        let flow = Flow::of_nobody(1);
+        let nobodys = Place::Lane { flow, opening: None, sender: None };
         let fence = Place::Fence { lanes: 1 };
         assert_eq!(brake.queued(&nobodys, LINK_HIGH / 2), Queued::default());
         assert_eq!(brake.queued(&fence, LINK_HIGH / 2), Queued { suspend: None, pause: true });
-        assert!(!brake.taken(Some(1), LINK_HIGH - LINK_LOW - 1).go_on);
+        assert!(!brake.taken(Some(flow), LINK_HIGH - LINK_LOW - 1).go_on);
         assert!(brake.taken(None, 1).go_on);
         assert_eq!(brake.waiting(), LINK_LOW);
     }
 
     #[test]
     fn a_link_that_stands_still_is_left_to_the_emulator() {
-        let mut brake = Brake::new(2);
-        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
+        let mut brake = Brake::new(LANES);
+        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, Some(sender(7)));
         assert!(brake.holds());
         assert_eq!(brake.stands(), [sender(7)]);
         assert!(!brake.holds());
         let pause = Queued { suspend: None, pause: true };
-        assert_eq!(brake.queued(&place(0, 7), 1), pause);
-        assert_eq!(brake.queued(&place(1, 8), 1), pause);
-        assert_eq!(brake.taken(Some(1), 1), Taken::default());
-        assert_eq!(brake.queued(&place(1, 8), 1), pause);
-        assert_eq!(brake.taken(Some(0), 1), Taken { resume: vec![], go_on: true });
-        assert_eq!(brake.queued(&place(1, 8), 1), Queued::default());
-        assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
+        assert_eq!(brake.queued(&place(7), 1), pause);
+        assert_eq!(brake.queued(&place(8), 1), pause);
+        assert_eq!(taken(&mut brake, 8, 1), Taken::default());
+        assert_eq!(brake.queued(&place(8), 1), pause);
+        assert_eq!(taken(&mut brake, 7, 1), Taken { resume: vec![], go_on: true });
+        assert_eq!(brake.queued(&place(8), 1), Queued::default());
+        assert_eq!(brake.queued(&place(7), 1).suspend, Some(sender(7)));
     }
 
     /// Looks until they are resumed.
@@ -236,42 +287,42 @@ mod tests {
 
     #[test]
     fn a_link_stands_still_so_long_after_the_last_that_moved() {
-        let mut brake = Brake::new(2);
-        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
+        let mut brake = Brake::new(LANES);
+        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, Some(sender(7)));
         for _ in 0..LOOKS {
-            assert_eq!(brake.taken(Some(0), 1), Taken::default());
+            assert_eq!(taken(&mut brake, 7, 1), Taken::default());
             assert_eq!(brake.look(), []);
         }
         // What is alone on its lane does not count.
-        brake.queued(&place(1, 8), 1);
-        brake.taken(Some(1), 1);
+        brake.queued(&place(8), 1);
+        taken(&mut brake, 8, 1);
         assert_eq!(looks(&mut brake), LOOKS);
         // Nobody waits, for however long.
         assert!((0..2 * LOOKS).all(|_| brake.look().is_empty()));
-        brake.taken(Some(0), 1);
-        assert_eq!(brake.queued(&place(0, 7), 1).suspend, Some(sender(7)));
+        taken(&mut brake, 7, 1);
+        assert_eq!(brake.queued(&place(7), 1).suspend, Some(sender(7)));
         assert_eq!(looks(&mut brake), LOOKS + 1);
     }
 
     #[test]
     fn a_link_that_stood_still_goes_on_below_its_mark_only() {
-        let mut brake = Brake::new(2);
-        assert!(brake.queued(&place(0, 7), LINK_HIGH).pause);
+        let mut brake = Brake::new(LANES);
+        assert!(brake.queued(&place(7), LINK_HIGH).pause);
         brake.stands();
-        assert!(!brake.taken(Some(0), 1).go_on);
-        assert!(brake.taken(Some(0), LINK_HIGH / 2).go_on);
+        assert!(!taken(&mut brake, 7, 1).go_on);
+        assert!(taken(&mut brake, 7, LINK_HIGH / 2).go_on);
         // Nobody was told to pause.
         brake.stands();
-        assert_eq!(brake.taken(Some(0), 1), Taken::default());
+        assert_eq!(taken(&mut brake, 7, 1), Taken::default());
     }
 
     #[test]
     fn nobody_is_suspended_for_a_link_that_has_ended() {
-        let mut brake = Brake::new(1);
-        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, Some(sender(7)));
+        let mut brake = Brake::new(LANES);
+        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, Some(sender(7)));
         assert_eq!(brake.ended(), [sender(7)]);
-        assert_eq!(brake.queued(&place(0, 7), LANE_HIGH).suspend, None);
-        assert_eq!(brake.taken(Some(0), 2 * LANE_HIGH), Taken::default());
+        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, None);
+        assert_eq!(taken(&mut brake, 7, 2 * LANE_HIGH), Taken::default());
         assert_eq!(brake.ended(), []);
     }
 
@@ -279,22 +330,18 @@ mod tests {
     enum Step {
         Queue { id: u32, bytes: usize },
         Fence { bytes: usize },
-        Take { lane: Option<u16>, share: f64 },
+        Take { id: Option<u32>, share: f64 },
         Stand,
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let lane = prop::option::weighted(0.9, 0..LANES);
+        let whose = prop::option::weighted(0.9, 0..9u32);
         prop_oneof![
             6 => (0u32..9, 1usize..300_000).prop_map(|(id, bytes)| Step::Queue { id, bytes }),
             1 => (1usize..2_000_000).prop_map(|bytes| Step::Fence { bytes }),
-            4 => (lane, 0.0..=1.0).prop_map(|(lane, share)| Step::Take { lane, share }),
+            6 => (whose, 0.0..=1.0).prop_map(|(id, share)| Step::Take { id, share }),
             1 => Just(Step::Stand),
         ]
-    }
-
-    fn lane_of(sender: Sender) -> u16 {
-        (sender.id % u32::from(LANES)) as u16
     }
 
     /// What the world is like when everything the brake says is done.
@@ -303,26 +350,26 @@ mod tests {
         suspended: HashSet<Sender>,
         paused: bool,
         stands: bool,
-        waiting: HashMap<Option<u16>, usize>,
+        waiting: HashMap<Option<Flow>, usize>,
     }
 
     impl World {
-        fn queued(&mut self, lane: Option<u16>, bytes: usize, queued: Queued) {
-            *self.waiting.entry(lane).or_default() += bytes;
+        fn queued(&mut self, flow: Option<Flow>, bytes: usize, queued: Queued) {
+            *self.waiting.entry(flow).or_default() += bytes;
             if let Some(sender) = queued.suspend {
                 assert!(self.suspended.insert(sender), "suspended twice");
-                assert_eq!(Some(lane_of(sender)), lane);
+                assert_eq!(Some(flow_of(sender.id)), flow);
             }
             self.paused = queued.pause;
         }
 
-        fn take(&mut self, lane: Option<u16>, share: f64, brake: &mut Brake) {
-            let waiting = self.waiting.entry(lane).or_default();
+        fn take(&mut self, flow: Option<Flow>, share: f64, brake: &mut Brake) {
+            let waiting = self.waiting.entry(flow).or_default();
             let bytes = (*waiting as f64 * share) as usize;
             *waiting -= bytes;
-            let full = |lane: u16| brake.lanes[usize::from(lane)].waiting.is_paused();
-            self.stands &= !lane.is_some_and(full);
-            let taken = brake.taken(lane, bytes);
+            let full = |flow: Flow| brake.lanes[usize::from(flow.lane)].waiting.is_paused();
+            self.stands &= !flow.is_some_and(full);
+            let taken = brake.taken(flow, bytes);
             for sender in taken.resume {
                 assert!(self.suspended.remove(&sender), "resumed twice");
             }
@@ -333,7 +380,14 @@ mod tests {
         /// Whoever waits does so for a reason, which is on its way out.
         fn check(&self, brake: &Brake) {
             for sender in &self.suspended {
-                assert!(self.waiting[&Some(lane_of(*sender))] > LANE_HIGH / 2, "{sender:?}");
+                let flow = flow_of(sender.id);
+                assert!(self.waiting[&Some(flow)] > FLOW_FREE / 2, "{sender:?}");
+                let on_lane =
+                    self.waiting.iter().filter(|(of, _)| of.is_some_and(|of| of.lane == flow.lane));
+                assert!(
+                    on_lane.map(|(_, bytes)| bytes).sum::<usize>() > LANE_HIGH / 2,
+                    "{sender:?}"
+                );
             }
             let all: usize = self.waiting.values().sum();
             assert_eq!(all, brake.waiting());
@@ -357,15 +411,14 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Queue { id, bytes } => {
-                        let lane = lane_of(sender(id));
-                        let queued = brake.queued(&place(lane, id), bytes);
-                        world.queued(Some(lane), bytes, queued);
+                        let queued = brake.queued(&place(id), bytes);
+                        world.queued(Some(flow_of(id)), bytes, queued);
                     }
                     Step::Fence { bytes } => {
                         let queued = brake.queued(&Place::Fence { lanes: 0 }, bytes);
                         world.queued(None, bytes, queued);
                     }
-                    Step::Take { lane, share } => world.take(lane, share, &mut brake),
+                    Step::Take { id, share } => world.take(id.map(flow_of), share, &mut brake),
                     Step::Stand => {
                         world.stands |= brake.holds();
                         for sender in brake.stands() {
@@ -376,7 +429,7 @@ mod tests {
                 world.check(&brake);
             }
             if drains {
-                (0..LANES).for_each(|lane| world.take(Some(lane), 1.0, &mut brake));
+                (0..9).for_each(|id| world.take(Some(flow_of(id)), 1.0, &mut brake));
                 world.take(None, 1.0, &mut brake);
                 prop_assert!(!world.paused);
             }

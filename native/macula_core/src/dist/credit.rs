@@ -14,8 +14,12 @@ pub const SEND_HIGH: usize = 512 * 1024;
 pub const RECEIVE_HIGH: usize = 1024 * 1024;
 
 /// Bytes that may wait on a lane before a process that sends more is suspended. As much as on a link
-/// without lanes: what one process is ahead of the network, others on its lane wait for.
+/// without lanes.
 pub const LANE_HIGH: usize = SEND_HIGH;
+
+/// Bytes of a flow that nobody is suspended for, although its lane is full: it is others who have filled that. All flows
+/// of 64 lanes have 16 MiB of it, and so little that full lanes do not come to [`LINK_HIGH`] with it.
+pub const FLOW_FREE: usize = 16 * 1024;
 
 /// Bytes that may wait on all lanes of a link before the emulator is no longer drained: twice what 64
 /// full lanes hold. Only senders that cannot be suspended reach it. At 16 MiB 32 bulk senders did, and

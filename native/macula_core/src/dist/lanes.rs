@@ -14,13 +14,34 @@ use super::signal::{self, Sender, Signal};
 /// large messages at once. Forgetting them costs a fence.
 const SEQUENCES: usize = 1024;
 
+/// Flows of a lane: few enough to count the bytes of each, and so many that those who share a lane hardly ever
+/// share a flow as well.
+pub const FLOWS: u16 = 16;
+
+/// One of the queues before a lane. Signals of one process are always of the same flow, and those of another process
+/// on the same lane mostly of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// The lane.
+    pub lane: u16,
+    /// Which of its flows: below [`FLOWS`].
+    pub number: u16,
+}
+
+impl Flow {
+    /// What is on a lane by itself: markers, and what is of no process.
+    pub fn of_nobody(lane: u16) -> Flow {
+        Flow { lane, number: 0 }
+    }
+}
+
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// To this lane.
+    /// To a lane.
     Lane {
-        /// The lane.
-        index: u16,
+        /// The lane, and whom the frame does not wait for on it.
+        flow: Flow,
         /// What the lane begins with, when this frame is its first.
         opening: Option<Opening>,
         /// Whose doing it is: the process that pauses when the lane is full.
@@ -47,7 +68,7 @@ pub struct Lanes {
 #[derive(Clone, Copy, Debug)]
 struct Course {
     sender: Option<Sender>,
-    index: u16,
+    flow: Flow,
     /// Its last fragment has been placed. It is remembered nevertheless: the emulator names a
     /// sequence after the process that sends it, but what no process sends has one name for all.
     ended: bool,
@@ -83,8 +104,8 @@ impl Lanes {
     ) -> Place {
         let mut parts = parts.into_iter();
         match signal::classify(parts.clone()) {
-            Signal::From(sender) => self.on(self.lane_of(sender), Some(sender)),
-            Signal::SpawnReply(child) => self.on(self.lane_of(child), None),
+            Signal::From(sender) => self.on(self.flow_of(sender), Some(sender)),
+            Signal::SpawnReply(child) => self.on(self.flow_of(child), None),
             Signal::Begins { sender, sequence, last } => self.begins(sender, sequence, last),
             Signal::Continues { sequence, last } => self.continues(sequence, last),
             // An empty one stands for a signal that was sent before the nodes were connected, and that
@@ -94,12 +115,14 @@ impl Lanes {
         }
     }
 
-    /// The lane of a process. Pids are numbered one after the other, so those spawned together
+    /// The flow of a process. Pids are numbered one after the other, so those spawned together
     /// are spread over all lanes; also where it is every second of them, or every fifth, as others are
-    /// spawned in between, since each round over all lanes begins three further on.
-    fn lane_of(&self, sender: Sender) -> u16 {
+    /// spawned in between, since each round over all lanes begins three further on. The next round is of
+    /// other flows.
+    fn flow_of(&self, sender: Sender) -> Flow {
         let number = u64::from(sender.id) + u64::from(sender.serial);
-        self.modulo(number + 3 * (number / self.open.len() as u64))
+        let round = number / self.open.len() as u64;
+        Flow { lane: self.modulo(number + 3 * round), number: (round % u64::from(FLOWS)) as u16 }
     }
 
     fn modulo(&self, number: u64) -> u16 {
@@ -107,11 +130,11 @@ impl Lanes {
     }
 
     fn begins(&mut self, sender: Option<Sender>, sequence: u64, last: bool) -> Place {
-        let Some(index) = sender.map(|sender| self.lane_of(sender)) else {
+        let Some(flow) = sender.map(|sender| self.flow_of(sender)) else {
             return self.begins_unknown(sequence, last);
         };
-        if self.course(sequence, Course { sender, index, ended: last }) {
-            self.on(index, sender)
+        if self.course(sequence, Course { sender, flow, ended: last }) {
+            self.on(flow, sender)
         } else {
             self.fence()
         }
@@ -121,8 +144,8 @@ impl Lanes {
         if last {
             self.sequences.remove(&sequence);
         } else {
-            let index = self.modulo(sequence);
-            self.course(sequence, Course { sender: None, index, ended: false });
+            let flow = Flow::of_nobody(self.modulo(sequence));
+            self.course(sequence, Course { sender: None, flow, ended: false });
         }
         self.fence()
     }
@@ -142,12 +165,12 @@ impl Lanes {
             return self.fence();
         };
         course.ended = last;
-        let Course { sender, index, .. } = *course;
+        let Course { sender, flow, .. } = *course;
         if last && sender.is_none() {
             self.sequences.remove(&sequence);
             return self.fence();
         }
-        self.on(index, sender)
+        self.on(flow, sender)
     }
 
     /// Makes room, before a fence: behind it nothing is left of sequences that have ended. The others
@@ -160,11 +183,11 @@ impl Lanes {
         }
     }
 
-    fn on(&mut self, index: u16, sender: Option<Sender>) -> Place {
-        let open = &mut self.open[usize::from(index)];
-        let opening = (!*open).then_some(Opening { index, fences: self.fences });
+    fn on(&mut self, flow: Flow, sender: Option<Sender>) -> Place {
+        let open = &mut self.open[usize::from(flow.lane)];
+        let opening = (!*open).then_some(Opening { index: flow.lane, fences: self.fences });
         *open = true;
-        Place::Lane { index, opening, sender }
+        Place::Lane { flow, opening, sender }
     }
 
     fn fence(&mut self) -> Place {
@@ -183,9 +206,9 @@ mod tests {
         Sender { id, serial: 3, creation: 1 }
     }
 
-    fn index(place: Place) -> Option<u16> {
+    fn flow(place: Place) -> Option<Flow> {
         match place {
-            Place::Lane { index, .. } => Some(index),
+            Place::Lane { flow, .. } => Some(flow),
             Place::Fence { .. } | Place::Control => None,
         }
     }
@@ -194,7 +217,7 @@ mod tests {
     fn processes_spawned_together_have_lanes_of_their_own() {
         const PROCESSES: u32 = 32;
         let lanes = Lanes::new(64);
-        let of = |id| lanes.lane_of(Sender { id, serial: u32::MAX, creation: 1 });
+        let of = |id| lanes.flow_of(Sender { id, serial: u32::MAX, creation: 1 }).lane;
         for (first, others) in (0..500).chain([u32::MAX - 8 * PROCESSES]).zip((1..=8).cycle()) {
             let ids = (0..PROCESSES).map(|number| first + number * others);
             let different = ids.map(of).collect::<HashSet<_>>().len();
@@ -203,12 +226,23 @@ mod tests {
     }
 
     #[test]
+    fn processes_of_one_lane_have_flows_of_their_own() {
+        let lanes = Lanes::new(64);
+        let processes = u32::from(FLOWS) * 64;
+        let of = |id| lanes.flow_of(Sender { id, serial: 0, creation: 1 });
+        let flows = (0..processes).map(of);
+        assert_eq!(flows.collect::<HashSet<_>>().len(), processes as usize);
+    }
+
+    #[test]
     fn a_lane_is_opened_once_and_knows_the_fences_before() {
         let mut lanes = Lanes::new(0);
         assert_eq!(lanes.fence(), Place::Fence { lanes: 0 });
         let opening = Some(Opening { index: 0, fences: 1 });
-        assert_eq!(lanes.on(0, None), Place::Lane { index: 0, opening, sender: None });
-        assert_eq!(lanes.on(0, None), Place::Lane { index: 0, opening: None, sender: None });
+        let flow = Flow::of_nobody(0);
+        let opening_it = Place::Lane { flow, opening, sender: None };
+        assert_eq!(lanes.on(flow, None), opening_it);
+        assert_eq!(lanes.on(flow, None), Place::Lane { flow, opening: None, sender: None });
         assert_eq!(lanes.fence(), Place::Fence { lanes: 1 });
         assert_eq!(lanes.open().collect::<Vec<_>>(), [0]);
     }
@@ -217,7 +251,7 @@ mod tests {
     #[test]
     fn an_empty_frame_is_on_no_lane_and_no_fence() {
         let mut lanes = Lanes::new(2);
-        lanes.on(0, None);
+        lanes.on(Flow::of_nobody(0), None);
         for parts in [&[][..], &[&[][..]], &[&[], &[]]] {
             assert_eq!(lanes.place(parts.iter().copied()), Place::Control);
         }
@@ -228,33 +262,36 @@ mod tests {
     #[test]
     fn all_others_are_opened_at_once() {
         let mut lanes = Lanes::new(3);
-        lanes.on(1, None);
+        lanes.on(Flow::of_nobody(1), None);
         assert_eq!(lanes.fence(), Place::Fence { lanes: 1 });
         let openings: Vec<_> = lanes.open_all().collect();
         assert_eq!(openings, [0, 2].map(|index| Opening { index, fences: 1 }));
         assert_eq!(lanes.open().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(lanes.open_all().count(), 0);
-        assert_eq!(lanes.on(2, None), Place::Lane { index: 2, opening: None, sender: None });
+        assert_eq!(
+            lanes.on(Flow::of_nobody(2), None),
+            Place::Lane { flow: Flow::of_nobody(2), opening: None, sender: None }
+        );
     }
 
     #[test]
     fn fragments_follow_the_first_to_the_last() {
         let mut lanes = Lanes::new(8);
-        let lane = index(lanes.begins(Some(sender(9)), 5, false));
-        assert_eq!(index(lanes.continues(5, false)), lane);
-        assert_eq!(index(lanes.continues(5, true)), lane);
-        assert!(lane.is_some());
-        assert_eq!(index(lanes.continues(6, false)), None);
+        let way = flow(lanes.begins(Some(sender(9)), 5, false));
+        assert_eq!(flow(lanes.continues(5, false)), way);
+        assert_eq!(flow(lanes.continues(5, true)), way);
+        assert!(way.is_some());
+        assert_eq!(flow(lanes.continues(6, false)), None);
     }
 
     #[test]
     fn of_nobodys_fragments_the_first_and_the_last_are_fences() {
         let mut lanes = Lanes::new(8);
-        assert_eq!(index(lanes.begins(None, 5, false)), None);
-        assert!(index(lanes.continues(5, false)).is_some());
-        assert_eq!(index(lanes.continues(5, true)), None);
+        assert_eq!(flow(lanes.begins(None, 5, false)), None);
+        assert!(flow(lanes.continues(5, false)).is_some());
+        assert_eq!(flow(lanes.continues(5, true)), None);
         assert!(lanes.sequences.is_empty());
-        assert_eq!(index(lanes.begins(None, 5, true)), None);
+        assert_eq!(flow(lanes.begins(None, 5, true)), None);
         assert!(lanes.sequences.is_empty());
     }
 
@@ -262,9 +299,9 @@ mod tests {
     fn a_sequence_of_another_sender_begins_behind_a_fence() {
         let mut lanes = Lanes::new(8);
         for last in [false, true] {
-            assert!(index(lanes.begins(Some(sender(9)), u64::from(last), last)).is_some());
-            assert_eq!(index(lanes.begins(Some(sender(10)), u64::from(last), last)), None);
-            assert!(index(lanes.begins(Some(sender(10)), u64::from(last), last)).is_some());
+            assert!(flow(lanes.begins(Some(sender(9)), u64::from(last), last)).is_some());
+            assert_eq!(flow(lanes.begins(Some(sender(10)), u64::from(last), last)), None);
+            assert!(flow(lanes.begins(Some(sender(10)), u64::from(last), last)).is_some());
         }
     }
 

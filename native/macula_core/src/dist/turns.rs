@@ -1,16 +1,19 @@
-//! Whose turn it is among the lanes that have something to write.
+//! Whose turn it is among those that have something to write: the lanes of a link, or the flows of a lane.
 //!
-//! When QUIC takes no more for now, what it takes next is for those that have waited longest. But a lane
-//! that had nothing to write comes first: it is likely to have little, and somebody waits for an answer
+//! When there is no more room for now, what there is next is for those that have waited longest. But who
+//! had nothing to write comes first: it is likely to have little, and somebody waits for an answer
 //! (the new and old flows of FQ-CoDel, RFC 8290, 4.2).
 
 use std::collections::VecDeque;
 
-/// Bytes that a lane writes in a turn while others want theirs, about: a fragment of the emulator's.
+/// Bytes that are written in a turn while others want theirs, about: a fragment of the emulator's.
 pub const TURN: usize = 64 * 1024;
 
-/// The lanes that have something to write. They are asked in rounds: one for each time there may be
-/// room.
+/// Bytes that are little: who had nothing to write, and now has no more than that, waits for none who have more.
+pub const LITTLE: usize = 4 * 1024;
+
+/// Those that have something to write, by their numbers. They are asked in rounds: one for each time there
+/// may be room.
 #[derive(Debug, Default)]
 pub struct Turns {
     /// Those that had nothing to write before this round.
@@ -23,23 +26,23 @@ pub struct Turns {
     served: Vec<u16>,
 }
 
-/// A lane's turn to write.
+/// A turn to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Which lane it is.
-    pub lane: u16,
-    /// It is its first one since it had nothing to write.
+    /// Whose it is.
+    pub of: u16,
+    /// It is its first one since it had nothing to write, or nothing that could not wait.
     pub fresh: bool,
 }
 
-/// How a lane's turn ended.
+/// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It has nothing more to write.
     Empty,
     /// It has written as much as a turn allows, or more.
     Over,
-    /// There is no more room for it. Whether it has written something.
+    /// There is no more room. Whether it has written something.
     NoRoom {
         /// It has.
         wrote: bool,
@@ -47,35 +50,51 @@ pub enum Ended {
 }
 
 impl Turns {
-    /// A lane that had nothing to write has something.
-    pub fn filled(&mut self, lane: u16) {
-        self.fresh.push_back(lane);
+    /// One that had nothing to write has something.
+    pub fn filled(&mut self, who: u16) {
+        self.fresh.push_back(who);
     }
 
-    /// Begins the turn of the lane to write next; none when the round has ended. The turn ends with
+    /// One that waits has something that is not to wait for what else it has.
+    pub fn promote(&mut self, who: u16) {
+        if !self.fresh.contains(&who) {
+            let others = |other: &u16| *other != who;
+            self.waiting.retain(others);
+            self.left_out.retain(others);
+            self.served.retain(others);
+            self.fresh.push_back(who);
+        }
+    }
+
+    /// Begins the turn of who writes next; none when the round has ended. The turn ends with
     /// [`Self::ended`].
     pub fn begin(&mut self) -> Option<Turn> {
-        if let Some(lane) = self.fresh.pop_front() {
-            return Some(Turn { lane, fresh: true });
+        if let Some(of) = self.fresh.pop_front() {
+            return Some(Turn { of, fresh: true });
         }
         let next = self.waiting.pop_front();
         if next.is_none() {
             self.waiting.extend(self.left_out.drain(..).chain(self.served.drain(..)));
         }
-        next.map(|lane| Turn { lane, fresh: false })
+        next.map(|of| Turn { of, fresh: false })
     }
 
-    /// The turn of this lane has ended so.
-    pub fn ended(&mut self, lane: u16, how: Ended) {
+    /// The turn of this one has ended so.
+    pub fn ended(&mut self, who: u16, how: Ended) {
         match how {
             Ended::Empty => {}
-            Ended::Over => self.waiting.push_back(lane),
-            Ended::NoRoom { wrote: true } => self.served.push(lane),
-            Ended::NoRoom { wrote: false } => self.left_out.push(lane),
+            Ended::Over => self.waiting.push_back(who),
+            Ended::NoRoom { wrote: true } => self.served.push(who),
+            Ended::NoRoom { wrote: false } => self.left_out.push(who),
         }
     }
 
-    /// Whether no lane has anything to write, apart from the one whose turn it is.
+    /// Those that had nothing to write, apart from the one whose turn it is.
+    pub fn fresh(&self) -> impl Iterator<Item = u16> {
+        self.fresh.iter().copied()
+    }
+
+    /// Whether none has anything to write, apart from the one whose turn it is.
     pub fn is_empty(&self) -> bool {
         let queued = self.fresh.len() + self.waiting.len();
         queued + self.left_out.len() + self.served.len() == 0
@@ -90,7 +109,7 @@ mod tests {
     /// A round in which each lane is asked until there is no room, or it has nothing left.
     fn round(turns: &mut Turns, left: &mut [usize], mut room: usize) -> Vec<(u16, usize)> {
         let mut written = Vec::new();
-        while let Some(Turn { lane, .. }) = turns.begin() {
+        while let Some(Turn { of: lane, .. }) = turns.begin() {
             let rest = &mut left[usize::from(lane)];
             let bytes = room.min(*rest).min(TURN);
             *rest -= bytes;
@@ -124,6 +143,26 @@ mod tests {
         let lanes = round(&mut turns, &mut left, 10 * TURN).into_iter().map(|(lane, _)| lane);
         assert_eq!(lanes.collect::<Vec<_>>(), [0, 1, 2, 0, 2, 0]);
         assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn one_that_waits_is_promoted_once() {
+        for how in [Ended::Over, Ended::NoRoom { wrote: true }, Ended::NoRoom { wrote: false }] {
+            let mut turns = Turns::default();
+            turns.filled(0);
+            turns.filled(1);
+            for who in [0, 1] {
+                assert_eq!(turns.begin(), Some(Turn { of: who, fresh: true }));
+                turns.ended(who, how);
+            }
+            turns.promote(1);
+            turns.promote(1);
+            assert_eq!(turns.fresh().collect::<Vec<_>>(), [1]);
+            let mut round = || std::iter::from_fn(|| turns.begin()).collect::<Vec<_>>();
+            let others = [round(), round()].concat();
+            let fresh = Turn { of: 1, fresh: true };
+            assert_eq!(others, [fresh, Turn { of: 0, fresh: false }]);
+        }
     }
 
     proptest! {

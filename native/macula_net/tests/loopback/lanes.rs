@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use macula_core::dist::credit::LANE_HIGH;
-use macula_core::dist::lane::{MARKER, fence_header};
+use macula_core::dist::flows::Frames;
+use macula_core::dist::lane::fence_header;
 use macula_core::dist::signal::Sender;
-use macula_net::{Closed, Endpoint, EndpointConfig, Route, SendState, Sent, Stream};
+use macula_net::{Closed, Endpoint, EndpointConfig, Output, Route, SendState, Sent};
 
 use crate::support::*;
 
@@ -51,22 +51,25 @@ fn told(frame: &[u8]) -> (u32, u32) {
 /// Sends these frames as one batch.
 fn send(side: &Side, frames: &[Vec<u8>]) -> Sent {
     let mut batch = side.link.batch();
-    let mut chunks: Vec<(Stream, Vec<Bytes>)> = Vec::new();
+    let mut outputs = Vec::new();
     for body in frames {
         let (head, tail) = body.split_at(body.len().min(7));
         match batch.place([head, tail], body.len()) {
-            Route::Control => chunks.push((Stream::Control, vec![framed(body)])),
-            Route::Lane(lane) => chunks.push((Stream::Lane(lane), vec![framed(body)])),
+            Route::Control => outputs.push(Output::Control(vec![framed(body)])),
+            Route::Lane(flow) => {
+                let frame = framed(body);
+                let lengths = vec![frame.len()];
+                outputs.push(Output::Lane(flow, Frames { chunks: vec![frame], lengths }));
+            }
             Route::Fence(lanes) => {
-                let marker = |lane: &u16| (Stream::Lane(*lane), vec![Bytes::from_static(&MARKER)]);
-                chunks.extend(lanes.iter().map(marker));
                 let header = fence_header(body.len(), lanes.len() as u16).unwrap();
+                outputs.push(Output::Markers(lanes));
                 let fenced = [&header[..], body].concat();
-                chunks.push((Stream::Control, vec![fenced.into()]));
+                outputs.push(Output::Control(vec![fenced.into()]));
             }
         }
     }
-    batch.send(chunks)
+    batch.send(outputs)
 }
 
 /// Many senders, small and large signals, and fences among them.
@@ -171,8 +174,11 @@ async fn who_sends_too_much_is_named_once_and_holds_up_nobody() {
         }
     }
     assert_eq!(suspended.first(), Some(&bulk), "{suspended:?}");
-    assert_eq!(send(&own, &[signal(Some(2), 1, 10)]).suspend, []);
-    assert!(frames_before(&mut input, (2, 1)).await < 16);
+    // On another lane, and on the same one.
+    for other in [2, 14] {
+        assert_eq!(send(&own, &[signal(Some(other), 1, 10)]).suspend, []);
+    }
+    assert!(frames_before(&mut input, &[(2, 1), (14, 1)]).await < 16);
     // Whoever was suspended is to go on as often, once somebody takes what waits.
     let mut resumed = Vec::new();
     let resume = async {
@@ -196,15 +202,16 @@ async fn who_sends_too_much_is_named_once_and_holds_up_nobody() {
     assert_eq!(resumed, suspended);
 }
 
-/// How many frames come before this one.
-async fn frames_before(input: &mut Reader, awaited: (u32, u32)) -> usize {
-    let mut before = 0;
+/// How many others come before the last of these.
+async fn frames_before(input: &mut Reader, awaited: &[(u32, u32)]) -> usize {
+    let (mut others, mut missing) = (0, awaited.len());
     loop {
         let (frames, more) = input.take(20_000);
-        if frames.iter().any(|frame| told(frame) == awaited) {
-            return before;
+        let found = frames.iter().filter(|frame| awaited.contains(&told(frame))).count();
+        (others, missing) = (others + frames.len() - found, missing - found);
+        if missing == 0 {
+            return others;
         }
-        before += frames.len();
         if !more {
             input.input().await;
         }
