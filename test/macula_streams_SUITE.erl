@@ -175,13 +175,13 @@ many_on_a_slow_line(_) ->
     Sink = sink(B),
     _ = [cast(A, fun() -> send_on(Sink, [], rand:bytes(?SENT), 1) end) || _ <- lists:seq(1, ?SENDERS)],
     Callers = [cast(A, fun() -> call_on(NodeB, 1) end) || _ <- lists:seq(1, ?CALLERS)],
-    {Answered, States} = lists:unzip([begin timer:sleep(?LOOK_MS), {answered(A, Callers), state(A, Callers)} end
-                                      || _ <- lists:seq(1, ?LOOKS)]),
-    Each = [lists:zipwith(fun erlang:'-'/2, Now, Before)
-            || {Before, Now} <- lists:zip([[0 || _ <- Callers] | lists:droplast(Answered)], Answered)],
-    ct:pal("the fewest calls of one caller that were answered in each ~b ms: ~w, of all: ~w; the link and the callers then:~n~p",
-           [?LOOK_MS, [lists:min(Counts) || Counts <- Each], [lists:sum(Counts) || Counts <- Each], States]),
-    ?assert(lists:min(lists:append(Each)) > 0).
+    {[First | _] = Answered, States} = lists:unzip([begin timer:sleep(?LOOK_MS), {answered(A, Callers), state(A, Callers)} end
+                                                    || _ <- lists:seq(1, ?LOOKS)]),
+    %% At first the line is filled until it loses more than it does by itself.
+    Since = lists:zipwith(fun erlang:'-'/2, lists:last(Answered), First),
+    ct:pal("calls answered after each ~b ms: ~w, of one caller since the first at least ~b; the link and the callers then:~n~p",
+           [?LOOK_MS, [lists:sum(Counts) || Counts <- Answered], lists:min(Since), States]),
+    ?assert(lists:min(Since) > 0).
 
 answered(Node, Callers) ->
     [proplists:get_value(answered, dictionary(Node, Caller), 0) || Caller <- Callers].

@@ -88,7 +88,7 @@ impl Writing {
         }
     }
 
-    /// Notes that a lane has something to write.
+    /// Notes that there is something to write to a lane.
     fn note(&mut self, lane: u16) {
         let (since, known) = &mut self.noted;
         let other = *known.get_or_insert(lane) != lane;
@@ -115,6 +115,10 @@ impl Writing {
             waiting.writer = Some(cx.waker().clone());
             waiting.closing
         };
+        if self.turns.len() > 1 {
+            self.several = true;
+            self.company.set(true);
+        }
         self.keep_ahead(link);
         self.round(link, cx);
         if closing && self.turns.is_empty() { Poll::Ready(None) } else { Poll::Pending }
@@ -125,6 +129,7 @@ impl Writing {
         let (before, ahead) = (link.outlet.ahead.load(Relaxed), ahead(self.window.bytes()));
         if ahead > before || ahead < before / 2 {
             link.outlet.ahead.store(ahead, Relaxed);
+            link.outlet.most_ahead.fetch_max(ahead, Relaxed);
             link.connection().set_send_window(ahead);
         }
     }
@@ -157,7 +162,7 @@ impl Writing {
         put(&mut lane.flows);
         if had_nothing {
             self.turns.filled(index);
-        } else if lane.is_to_hurry() {
+        } else if lane.urgent().is_some() {
             self.turns.promote(index);
         }
     }
@@ -165,15 +170,20 @@ impl Writing {
     /// Writes what there is room for.
     fn round(&mut self, link: &LinkState, cx: &mut Context<'_>) {
         while let Some(Turn { of: index, fresh }) = self.turns.begin() {
-            let most = if self.turns.is_empty() { usize::MAX } else { TURN };
+            let alone = self.turns.is_empty();
             let Some(lane) = self.lanes.get_mut(&index) else {
                 continue;
             };
-            lane.hurry();
-            let mut ended = lane.write(most, link, cx);
-            if fresh && ended == (Ended::NoRoom { wrote: false }) && lane.has_little() {
-                ended = link.with_reserve(RESERVE, || lane.write(most, link, cx));
-            }
+            let ended = match lane.urgent() {
+                Some(most) => {
+                    lane.hurry(true);
+                    lane.write_urgent(most, fresh && most <= LITTLE, link, cx)
+                }
+                None => {
+                    lane.hurry(false);
+                    lane.write(if alone { usize::MAX } else { TURN }, link, cx)
+                }
+            };
             self.turns.ended(index, ended);
         }
     }
@@ -184,19 +194,13 @@ impl Lane {
         Lane { index, stream, flows: Flows::default(), hurries: false }
     }
 
-    /// Whether what processes have to say that said nothing before is little.
-    fn is_to_hurry(&self) -> bool {
-        self.flows.fresh().is_some_and(|fresh| fresh.bytes <= LITTLE)
-    }
-
-    /// Whether that is all it has to write before it has said so.
-    fn has_little(&self) -> bool {
-        self.flows.fresh().is_some_and(|fresh| fresh.until <= LITTLE)
+    /// Bytes to write until what is not to wait has been: what little processes have to say that said nothing before.
+    fn urgent(&self) -> Option<usize> {
+        self.flows.fresh().filter(|fresh| fresh.bytes <= LITTLE).map(|fresh| fresh.until)
     }
 
     /// Has QUIC send what is of this lane before what it has of others, or no more so.
-    fn hurry(&mut self) {
-        let hurries = self.is_to_hurry();
+    fn hurry(&mut self, hurries: bool) {
         if self.hurries != hurries {
             self.hurries = hurries;
             // Fails only when the stream has ended.
@@ -204,10 +208,25 @@ impl Lane {
         }
     }
 
+    /// Writes `most` bytes, and no others in what is kept in reserve for that.
+    fn write_urgent(
+        &mut self,
+        most: usize,
+        with_reserve: bool,
+        link: &LinkState,
+        cx: &mut Context<'_>,
+    ) -> Ended {
+        let mut ended = self.write(most, link, cx);
+        if with_reserve && ended == (Ended::NoRoom { wrote: false }) {
+            ended = link.with_reserve(RESERVE, || self.write(most, link, cx));
+        }
+        if matches!(ended, Ended::NoRoom { .. }) { Ended::Urgent } else { ended }
+    }
+
     /// Writes about `most` bytes, if there is room for them.
     fn write(&mut self, most: usize, link: &LinkState, cx: &mut Context<'_>) -> Ended {
         hops::pass(Hop::Writing);
-        let in_pieces = most != usize::MAX && !self.has_little();
+        let in_pieces = (LITTLE + 1..usize::MAX).contains(&most);
         let mut bytes = 0;
         while bytes < most {
             let Some(next) = self.flows.front() else {

@@ -158,12 +158,11 @@ impl LinkState {
         &self.connection
     }
 
-    /// Has QUIC take so many bytes more ahead while something is written.
+    /// Has QUIC take so many bytes more ahead than it ever did while something is written.
     pub(crate) fn with_reserve<T>(&self, bytes: u64, write: impl FnOnce() -> T) -> T {
-        let ahead = || self.outlet.ahead.load(Relaxed);
-        self.connection().set_send_window(ahead() + bytes);
+        self.connection().set_send_window(self.outlet.most_ahead.load(Relaxed) + bytes);
         let written = write();
-        self.connection().set_send_window(ahead());
+        self.connection().set_send_window(self.outlet.ahead.load(Relaxed));
         written
     }
 

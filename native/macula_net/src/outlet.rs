@@ -91,6 +91,8 @@ pub(crate) struct Outlet {
     pub(crate) bytes_out: AtomicU64,
     /// Bytes that QUIC takes of lanes before they are acknowledged.
     pub(crate) ahead: AtomicU64,
+    /// The most it ever took: so many it may still have when that is less now.
+    pub(crate) most_ahead: AtomicU64,
 }
 
 /// What waits for the lanes' writer.
@@ -128,6 +130,7 @@ impl Outlet {
             braked: Notify::new(),
             bytes_out: AtomicU64::new(0),
             ahead: AtomicU64::new(ahead(0)),
+            most_ahead: AtomicU64::new(ahead(0)),
         }
     }
 

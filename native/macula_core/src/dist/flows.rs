@@ -180,14 +180,15 @@ impl<C> Flows<C> {
         }
     }
 
-    /// The flow whose turn it is. A turn is of one frame at least.
+    /// The flow whose turn it is.
     fn turn(&mut self) -> Option<u16> {
         if let Some(Turn { of, .. }) = self.turn {
             let begun = self.flows.get(&of).is_some_and(|part| part.begun);
-            if begun || self.spent == 0 || self.allowed() != Some(0) {
+            if begun || self.allowed() != Some(0) {
                 return Some(of);
             }
-            self.turns.ended(of, Ended::Over);
+            let unused = self.spent == 0;
+            self.turns.ended(of, if unused { Ended::GaveWay } else { Ended::Over });
         }
         self.spent = 0;
         self.turn = self.turns.begin();
@@ -277,6 +278,18 @@ mod tests {
         assert_eq!(write(&mut flows, 100_000), [(1, 500), (2, 20), (1, 3000)]);
         assert!(flows.is_empty());
         assert_eq!(flows.fresh(), None);
+    }
+
+    /// There was no room for it yet.
+    #[test]
+    fn what_has_just_come_is_before_a_turn_that_is_unused() {
+        let mut flows = Flows::default();
+        (1..=2).for_each(|flow| flows.add(flow, frames(&[TURN; 2])));
+        assert_eq!(write(&mut flows, 2 * TURN), [(1, TURN), (2, TURN)]);
+        assert_eq!(flows.front().map(|next| next.flow), Some(1));
+        flows.add(3, frames(&[10]));
+        assert_eq!(flows.fresh(), Some(Fresh { bytes: 10, until: 10 }));
+        assert_eq!(write(&mut flows, usize::MAX), [(3, 10), (1, TURN), (2, TURN)]);
     }
 
     #[test]
@@ -390,7 +403,13 @@ mod tests {
                         added.push(Item::Marker);
                         flows.mark(MARKED, (Item::Marker, 4), 4);
                     }
-                    Step::Write { room } => stream.write(&mut flows, room),
+                    Step::Write { room } => match flows.fresh() {
+                        Some(Fresh { bytes, until }) if bytes <= LITTLE => {
+                            stream.write(&mut flows, until);
+                            prop_assert_eq!(flows.fresh(), None);
+                        }
+                        _ => stream.write(&mut flows, room),
+                    },
                 }
                 prop_assert_eq!(flows.is_empty(), stream.items.len() == added.len());
             }

@@ -20,6 +20,8 @@ pub struct Turns {
     fresh: VecDeque<u16>,
     /// Those whose turn comes in this round, after these.
     waiting: VecDeque<u16>,
+    /// Those that come first in the next round.
+    urgent: Vec<u16>,
     /// Those for which there was no room in this round.
     left_out: Vec<u16>,
     /// Those for which there was some, and not enough.
@@ -42,6 +44,10 @@ pub enum Ended {
     Empty,
     /// It has written as much as a turn allows, or more.
     Over,
+    /// It has written nothing, and lets those go first that had nothing.
+    GaveWay,
+    /// There is no more room for what is not to wait.
+    Urgent,
     /// There is no more room. Whether it has written something.
     NoRoom {
         /// It has.
@@ -57,7 +63,7 @@ impl Turns {
 
     /// One that waits has something that is not to wait for what else it has.
     pub fn promote(&mut self, who: u16) {
-        if !self.fresh.contains(&who) {
+        if !self.fresh.contains(&who) && !self.urgent.contains(&who) {
             let others = |other: &u16| *other != who;
             self.waiting.retain(others);
             self.left_out.retain(others);
@@ -74,6 +80,7 @@ impl Turns {
         }
         let next = self.waiting.pop_front();
         if next.is_none() {
+            self.fresh.extend(self.urgent.drain(..));
             self.waiting.extend(self.left_out.drain(..).chain(self.served.drain(..)));
         }
         next.map(|of| Turn { of, fresh: false })
@@ -84,6 +91,8 @@ impl Turns {
         match how {
             Ended::Empty => {}
             Ended::Over => self.waiting.push_back(who),
+            Ended::GaveWay => self.waiting.push_front(who),
+            Ended::Urgent => self.urgent.push(who),
             Ended::NoRoom { wrote: true } => self.served.push(who),
             Ended::NoRoom { wrote: false } => self.left_out.push(who),
         }
@@ -94,10 +103,15 @@ impl Turns {
         self.fresh.iter().copied()
     }
 
-    /// Whether none has anything to write, apart from the one whose turn it is.
+    /// How many have something to write, apart from the one whose turn it is.
+    pub fn len(&self) -> usize {
+        let queued = self.fresh.len() + self.waiting.len() + self.urgent.len();
+        queued + self.left_out.len() + self.served.len()
+    }
+
+    /// Whether none has.
     pub fn is_empty(&self) -> bool {
-        let queued = self.fresh.len() + self.waiting.len();
-        queued + self.left_out.len() + self.served.len() == 0
+        self.len() == 0
     }
 }
 
@@ -143,6 +157,28 @@ mod tests {
         let lanes = round(&mut turns, &mut left, 10 * TURN).into_iter().map(|(lane, _)| lane);
         assert_eq!(lanes.collect::<Vec<_>>(), [0, 1, 2, 0, 2, 0]);
         assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_to_wait_is_first_in_the_next_round() {
+        let mut turns = Turns::default();
+        (0..3).for_each(|who| turns.filled(who));
+        let round = |turns: &mut Turns, how| {
+            let all: Vec<u16> = std::iter::from_fn(|| {
+                let turn = turns.begin()?;
+                turns
+                    .ended(turn.of, if turn.of == 2 { how } else { Ended::NoRoom { wrote: true } });
+                Some(turn.of)
+            })
+            .collect();
+            assert!(!turns.is_empty());
+            all
+        };
+        assert_eq!(round(&mut turns, Ended::Urgent), [0, 1, 2]);
+        turns.promote(2);
+        assert_eq!(round(&mut turns, Ended::Urgent), [2, 0, 1]);
+        assert_eq!(round(&mut turns, Ended::Empty), [2, 0, 1]);
+        assert_eq!(round(&mut turns, Ended::Empty), [0, 1]);
     }
 
     #[test]

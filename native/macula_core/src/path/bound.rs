@@ -72,15 +72,16 @@ impl Bound {
         }
     }
 
+    /// Bytes that the path delivers in so long; none: nothing is known yet.
+    pub fn delivered_in(&self, time: Duration) -> Option<u64> {
+        let rate = self.rates[0].max(self.rates[1]);
+        (rate > 0).then_some((time.as_secs_f64() * rate as f64) as u64)
+    }
+
     /// Bytes that may be under way; none: nothing is known yet.
     pub fn bytes(&self) -> Option<u64> {
-        let rate = self.rates[0].max(self.rates[1]);
         let shortest = self.round_trip?.shortest;
-        if rate == 0 {
-            return None;
-        }
-        let enough = (2 * shortest + SLACK).as_secs_f64() * rate as f64;
-        let enough = (enough as u64).max(LEAST);
+        let enough = self.delivered_in(2 * shortest + SLACK)?.max(LEAST);
         Some(if self.draining.is_some() { enough / DRAINED } else { enough })
     }
 
