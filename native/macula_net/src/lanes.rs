@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use macula_core::dist::flows::Flows;
+use macula_core::dist::flows::{Flows, Fresh};
 use macula_core::dist::lane::{MARKER, Opening};
 use macula_core::dist::lanes::Flow;
 use macula_core::dist::turns::{Ended, LITTLE, TURN, Turn, Turns};
@@ -28,6 +28,9 @@ use crate::transport::{RESERVE, ahead};
 
 /// Lanes that have something to send within so long are in each other's way.
 const COMPANY: Duration = Duration::from_millis(50);
+
+/// After so long QUIC is taken to have sent half of what it had when the path was quicker.
+const LATELY: Duration = Duration::from_secs(1);
 
 /// Bytes that QUIC is handed in one piece while several lanes write: room for more comes when all of a
 /// piece is acknowledged. With large ones, of many lanes at once, that is seldom on a slow line.
@@ -66,6 +69,10 @@ struct Writing {
     noted: (Instant, Option<u16>),
     several: bool,
     window: Window,
+    /// The time of the last look at how much QUIC may still have.
+    looked: Instant,
+    /// Counts the rounds.
+    round: u64,
 }
 
 struct Lane {
@@ -73,7 +80,8 @@ struct Lane {
     stream: SendStream,
     /// What is to be written to it.
     flows: Flows<Bytes>,
-    hurries: bool,
+    /// The round in which QUIC was told last that it hurries; none since it was told that it does not.
+    hurried: Option<u64>,
 }
 
 impl Writing {
@@ -85,6 +93,8 @@ impl Writing {
             noted: (Instant::now(), None),
             several: false,
             window: Window::of(connection),
+            looked: Instant::now(),
+            round: 0,
         }
     }
 
@@ -125,13 +135,18 @@ impl Writing {
     }
 
     /// Has QUIC take as much as the path is worth. Not for every small change, as that takes a lock.
-    fn keep_ahead(&self, link: &LinkState) {
-        let (before, ahead) = (link.outlet.ahead.load(Relaxed), ahead(self.window.bytes()));
+    fn keep_ahead(&mut self, link: &LinkState) {
+        let (now, most) = (&link.outlet.ahead, &link.outlet.most_ahead);
+        let (before, ahead) = (now.load(Relaxed), ahead(self.window.bytes()));
         if ahead > before || ahead < before / 2 {
-            link.outlet.ahead.store(ahead, Relaxed);
-            link.outlet.most_ahead.fetch_max(ahead, Relaxed);
+            now.store(ahead, Relaxed);
             link.connection().set_send_window(ahead);
         }
+        if self.looked.elapsed() > LATELY {
+            self.looked = Instant::now();
+            most.store(most.load(Relaxed) / 2, Relaxed);
+        }
+        most.fetch_max(now.load(Relaxed), Relaxed);
     }
 
     fn take(&mut self, waiting: &mut Waiting) {
@@ -169,6 +184,7 @@ impl Writing {
 
     /// Writes what there is room for.
     fn round(&mut self, link: &LinkState, cx: &mut Context<'_>) {
+        self.round += 1;
         while let Some(Turn { of: index, fresh }) = self.turns.begin() {
             let alone = self.turns.is_empty();
             let Some(lane) = self.lanes.get_mut(&index) else {
@@ -176,11 +192,11 @@ impl Writing {
             };
             let ended = match lane.urgent() {
                 Some(most) => {
-                    lane.hurry(true);
+                    lane.hurry(self.round);
                     lane.write_urgent(most, fresh && most <= LITTLE, link, cx)
                 }
                 None => {
-                    lane.hurry(false);
+                    lane.take_time(self.round);
                     lane.write(if alone { usize::MAX } else { TURN }, link, cx)
                 }
             };
@@ -191,21 +207,34 @@ impl Writing {
 
 impl Lane {
     fn new(index: u16, stream: SendStream) -> Lane {
-        Lane { index, stream, flows: Flows::default(), hurries: false }
+        Lane { index, stream, flows: Flows::default(), hurried: None }
     }
 
-    /// Bytes to write until what is not to wait has been: what little processes have to say that said nothing before.
+    /// Bytes to write until what is not to wait has been: what little processes have to say that said nothing before,
+    /// unless more than a frame or so is before it.
     fn urgent(&self) -> Option<usize> {
-        self.flows.fresh().filter(|fresh| fresh.bytes <= LITTLE).map(|fresh| fresh.until)
+        let Fresh { bytes, until } = self.flows.fresh()?;
+        (bytes <= LITTLE && until <= TURN + 2 * LITTLE).then_some(until)
     }
 
-    /// Has QUIC send what is of this lane before what it has of others, or no more so.
-    fn hurry(&mut self, hurries: bool) {
-        if self.hurries != hurries {
-            self.hurries = hurries;
-            // Fails only when the stream has ended.
-            let _ = self.stream.set_priority(if hurries { HURRY } else { 0 });
+    /// Has QUIC send what is of this lane before what it has of others. A lane of which it has something already is
+    /// moved up when it comes to it.
+    fn hurry(&mut self, round: u64) {
+        if self.hurried.replace(round).is_none() {
+            self.set_priority(HURRY);
         }
+    }
+
+    /// No more so; but not in the round in which it was told to, which is over before QUIC sends anything.
+    fn take_time(&mut self, round: u64) {
+        if self.hurried.take_if(|hurried| *hurried != round).is_some() {
+            self.set_priority(0);
+        }
+    }
+
+    fn set_priority(&self, priority: i32) {
+        // Fails only when the stream has ended.
+        let _ = self.stream.set_priority(priority);
     }
 
     /// Writes `most` bytes, and no others in what is kept in reserve for that.
@@ -233,7 +262,7 @@ impl Lane {
                 return Ended::Empty;
             };
             let flow = Flow { lane: self.index, number: next.flow };
-            let taken = if in_pieces || !next.all {
+            let taken = if in_pieces || !next.all || next.most > most - bytes {
                 write_pieces(&mut self.stream, next.chunks, next.most.min(most - bytes), cx)
             } else {
                 write_chunks(&mut self.stream, next.chunks, cx)

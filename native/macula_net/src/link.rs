@@ -158,7 +158,7 @@ impl LinkState {
         &self.connection
     }
 
-    /// Has QUIC take so many bytes more ahead than it ever did while something is written.
+    /// Has QUIC take so many bytes more ahead than it did lately while something is written.
     pub(crate) fn with_reserve<T>(&self, bytes: u64, write: impl FnOnce() -> T) -> T {
         self.connection().set_send_window(self.outlet.most_ahead.load(Relaxed) + bytes);
         let written = write();

@@ -91,7 +91,7 @@ pub(crate) struct Outlet {
     pub(crate) bytes_out: AtomicU64,
     /// Bytes that QUIC takes of lanes before they are acknowledged.
     pub(crate) ahead: AtomicU64,
-    /// The most it ever took: so many it may still have when that is less now.
+    /// The most it took lately: so many it may still have when that is less now.
     pub(crate) most_ahead: AtomicU64,
 }
 

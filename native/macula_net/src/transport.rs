@@ -47,7 +47,7 @@ const SEND_WINDOW: u64 = 2 * STREAM_WINDOW as u64;
 /// messages at 0.8 of the rate, with this at 0.9 to 1.
 const LEAST_AHEAD: u64 = 256 * 1024;
 
-/// Bytes beyond [`ahead`] for lanes that have little to write and had nothing before: a call is not to wait
+/// Bytes beyond what QUIC may have ([`ahead`], or that of a moment ago) for lanes that have little to write and had nothing before: a call is not to wait
 /// for acknowledgements of what others have sent. As many lanes have it at a time as there are, unless told
 /// otherwise. The control stream has as much again.
 pub(crate) const RESERVE: u64 = 64 * LITTLE as u64;

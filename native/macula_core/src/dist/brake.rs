@@ -2,8 +2,8 @@
 //!
 //! The emulator's own brake (`+zdbbl`) stops and releases all senders of a link together, and a process
 //! with large messages fills what was freed before another one runs. So its queue is always drained,
-//! and a process that has filled its lane is suspended alone until half of that has left. Who shares the lane, and
-//! has little there, goes on: it does not wait for the rest (`super::flows`). What cannot be held so, processes that send without ever waiting (`async_dist`) or that system code must not suspend,
+//! and who sends more to a full lane is suspended alone until half of that has left. Who shares the lane, and whose
+//! flow has little there, goes on: it does not wait for the rest (`super::flows`). What cannot be held so, processes that send without ever waiting (`async_dist`) or that system code must not suspend,
 //! comes to a mark of the whole link, over which the emulator is no longer drained.
 //!
 //! A link on which nothing moves any more is left to the emulator. Only its own brake tells those who would

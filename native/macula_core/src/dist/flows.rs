@@ -14,12 +14,15 @@ use super::turns::{Ended, LITTLE, TURN, Turn, Turns};
 pub struct Flows<C> {
     /// What was there before a marker, and the markers.
     settled: VecDeque<Part<C>>,
+    settled_bytes: usize,
     flows: HashMap<u16, Part<C>>,
     turns: Turns,
     /// Whose turn it is.
     turn: Option<Turn>,
     /// Bytes written in this turn.
     spent: usize,
+    /// The flow that has let others go first in its turn, and what it had written then.
+    gave_way: Option<(u16, usize)>,
 }
 
 /// Whole frames of one flow.
@@ -116,8 +119,15 @@ impl<C> Part<C> {
 
 impl<C> Default for Flows<C> {
     fn default() -> Flows<C> {
-        let (settled, flows) = (VecDeque::new(), HashMap::new());
-        Flows { settled, flows, turns: Turns::default(), turn: None, spent: 0 }
+        Flows {
+            settled: VecDeque::new(),
+            settled_bytes: 0,
+            flows: HashMap::new(),
+            turns: Turns::default(),
+            turn: None,
+            spent: 0,
+            gave_way: None,
+        }
     }
 }
 
@@ -138,11 +148,20 @@ impl<C> Flows<C> {
     pub fn mark(&mut self, flow: u16, marker: C, len: usize) {
         // The frame that is being written goes on.
         while let Some(Turn { of, .. }) = self.turn.take().or_else(|| self.turns.begin()) {
-            self.settled.extend(self.flows.remove(&of));
+            let part = self.flows.remove(&of);
+            self.settled_bytes += part.as_ref().map_or(0, |part| part.bytes);
+            self.settled.extend(part);
         }
-        let mut part = Part::new(flow);
-        part.add(Frames { chunks: vec![marker], lengths: vec![len] });
-        self.settled.push_back(part);
+        self.settled_bytes += len;
+        let marker = Frames { chunks: vec![marker], lengths: vec![len] };
+        match self.settled.back_mut().filter(|part| part.flow == flow) {
+            Some(part) => part.add(marker),
+            None => {
+                let mut part = Part::new(flow);
+                part.add(marker);
+                self.settled.push_back(part);
+            }
+        }
     }
 
     /// What to write next; none when nothing waits. [`Self::wrote`] tells how much of it was.
@@ -162,6 +181,7 @@ impl<C> Flows<C> {
     pub fn wrote(&mut self, bytes: usize) {
         if let Some(part) = self.settled.front_mut() {
             part.wrote(bytes);
+            self.settled_bytes = self.settled_bytes.saturating_sub(bytes);
             if part.bytes == 0 {
                 self.settled.pop_front();
             }
@@ -182,17 +202,20 @@ impl<C> Flows<C> {
 
     /// The flow whose turn it is.
     fn turn(&mut self) -> Option<u16> {
-        if let Some(Turn { of, .. }) = self.turn {
+        if let Some(Turn { of, fresh }) = self.turn {
             let begun = self.flows.get(&of).is_some_and(|part| part.begun);
             if begun || self.allowed() != Some(0) {
                 return Some(of);
             }
-            let unused = self.spent == 0;
-            self.turns.ended(of, if unused { Ended::GaveWay } else { Ended::Over });
+            let gave_way = !fresh && self.spent < TURN;
+            self.gave_way = gave_way.then_some((of, self.spent)).or(self.gave_way);
+            self.turns.ended(of, if gave_way { Ended::GaveWay } else { Ended::Over });
         }
-        self.spent = 0;
         self.turn = self.turns.begin();
-        self.turn.map(|turn| turn.of)
+        let Turn { of, fresh } = self.turn?;
+        let before = self.gave_way.take_if(|(flow, _)| !fresh && *flow == of);
+        self.spent = before.map_or(0, |(_, spent)| spent);
+        Some(of)
     }
 
     /// Bytes that may still be written in this turn; none: as many as there are.
@@ -207,15 +230,19 @@ impl<C> Flows<C> {
         (!self.turns.is_empty()).then(|| of_a_turn.saturating_sub(self.spent))
     }
 
-    /// Those flows that had nothing before, the one being written among them until it has written what is little.
+    /// Those flows that had nothing before, the one being written among them until it has written what is little; or
+    /// what is before a marker, if that is little: others wait for it.
     pub fn fresh(&self) -> Option<Fresh> {
         let bytes = |flow: u16| self.flows.get(&flow).map_or(0, |part| part.bytes);
-        let settled: usize = self.settled.iter().map(|part| part.bytes).sum();
+        let settled = self.settled_bytes;
         let waiting: usize = self.turns.fresh().map(bytes).sum();
         let current = self.turn.map_or(0, |turn| bytes(turn.of));
         if self.turn.is_some_and(|turn| turn.fresh) && self.spent < LITTLE {
             let bytes = current + waiting;
             return Some(Fresh { bytes, until: settled + bytes });
+        }
+        if waiting == 0 && (1..=LITTLE).contains(&settled) {
+            return Some(Fresh { bytes: settled, until: settled });
         }
         let rest = self.turn.map_or(0, |turn| self.rest(turn.of));
         (waiting > 0).then_some(Fresh { bytes: waiting, until: settled + rest + waiting })
@@ -311,7 +338,7 @@ mod tests {
         flows.mark(0, 4, 4);
         flows.add(2, frames(&[10]));
         flows.mark(0, 4, 4);
-        assert_eq!(flows.fresh(), None);
+        assert_eq!(flows.fresh(), Some(Fresh { bytes: 268, until: 268 }));
         flows.add(3, frames(&[7]));
         assert_eq!(flows.fresh(), Some(Fresh { bytes: 7, until: 150 + 100 + 4 + 10 + 4 + 7 }));
         let written = write(&mut flows, usize::MAX);
@@ -438,8 +465,12 @@ mod tests {
             (0..FLOWS).for_each(|flow| flows.add(flow, frames(&vec![len; 10_000_000 / len])));
             let mut written = [0; FLOWS as usize];
             for room in room {
+                // Another one has little to say again and again.
+                flows.add(FLOWS, frames(&[10]));
                 for (flow, bytes) in write(&mut flows, room) {
-                    written[usize::from(flow)] += bytes;
+                    if let Some(written) = written.get_mut(usize::from(flow)) {
+                        *written += bytes;
+                    }
                 }
                 let (least, most) = (written.iter().min(), written.iter().max());
                 prop_assert!(most.unwrap() - least.unwrap() <= TURN + len, "{:?}", written);

@@ -26,6 +26,10 @@ pub struct Turns {
     left_out: Vec<u16>,
     /// Those for which there was some, and not enough.
     served: Vec<u16>,
+    /// Those that have a turn beside the one that they wait for.
+    promoted: Vec<u16>,
+    /// The turn that has begun is such a one.
+    extra: bool,
 }
 
 /// A turn to write.
@@ -61,21 +65,21 @@ impl Turns {
         self.fresh.push_back(who);
     }
 
-    /// One that waits has something that is not to wait for what else it has.
+    /// One that waits has something that is not to wait for what else it has. For that it has a turn now, and keeps its
+    /// place: else it would come to the rest ever later.
     pub fn promote(&mut self, who: u16) {
         if !self.fresh.contains(&who) && !self.urgent.contains(&who) {
-            let others = |other: &u16| *other != who;
-            self.waiting.retain(others);
-            self.left_out.retain(others);
-            self.served.retain(others);
             self.fresh.push_back(who);
+            self.promoted.push(who);
         }
     }
 
     /// Begins the turn of who writes next; none when the round has ended. The turn ends with
     /// [`Self::ended`].
     pub fn begin(&mut self) -> Option<Turn> {
+        self.extra = false;
         if let Some(of) = self.fresh.pop_front() {
+            self.extra = self.promoted.contains(&of);
             return Some(Turn { of, fresh: true });
         }
         let next = self.waiting.pop_front();
@@ -88,14 +92,28 @@ impl Turns {
 
     /// The turn of this one has ended so.
     pub fn ended(&mut self, who: u16, how: Ended) {
+        let waits_beside = self.promoted.contains(&who);
         match how {
+            Ended::Empty if waits_beside => self.forget(who),
             Ended::Empty => {}
+            Ended::Urgent if self.extra || !waits_beside => self.urgent.push(who),
+            _ if self.extra => self.promoted.retain(|other| *other != who),
             Ended::Over => self.waiting.push_back(who),
             Ended::GaveWay => self.waiting.push_front(who),
-            Ended::Urgent => self.urgent.push(who),
             Ended::NoRoom { wrote: true } => self.served.push(who),
-            Ended::NoRoom { wrote: false } => self.left_out.push(who),
+            Ended::NoRoom { wrote: false } | Ended::Urgent => self.left_out.push(who),
         }
+    }
+
+    /// It has nothing for any turn that it waits for.
+    fn forget(&mut self, who: u16) {
+        let others = |other: &u16| *other != who;
+        self.fresh.retain(others);
+        self.waiting.retain(others);
+        self.urgent.retain(others);
+        self.left_out.retain(others);
+        self.served.retain(others);
+        self.promoted.retain(others);
     }
 
     /// Those that had nothing to write, apart from the one whose turn it is.
@@ -106,7 +124,7 @@ impl Turns {
     /// How many have something to write, apart from the one whose turn it is.
     pub fn len(&self) -> usize {
         let queued = self.fresh.len() + self.waiting.len() + self.urgent.len();
-        queued + self.left_out.len() + self.served.len()
+        queued + self.left_out.len() + self.served.len() - self.promoted.len()
     }
 
     /// Whether none has.
@@ -194,11 +212,29 @@ mod tests {
             turns.promote(1);
             turns.promote(1);
             assert_eq!(turns.fresh().collect::<Vec<_>>(), [1]);
+            assert_eq!(turns.len(), 2);
+            let turn = |of, fresh| Turn { of, fresh };
+            assert_eq!(turns.begin(), Some(turn(1, true)));
+            assert_eq!(turns.len(), 1);
+            turns.ended(1, Ended::Over);
             let mut round = || std::iter::from_fn(|| turns.begin()).collect::<Vec<_>>();
             let others = [round(), round()].concat();
-            let fresh = Turn { of: 1, fresh: true };
-            assert_eq!(others, [fresh, Turn { of: 0, fresh: false }]);
+            assert_eq!(others, [turn(0, false), turn(1, false)]);
         }
+    }
+
+    #[test]
+    fn one_that_is_promoted_and_has_nothing_left_waits_no_more() {
+        let mut turns = Turns::default();
+        turns.filled(0);
+        turns.begin();
+        turns.ended(0, Ended::Over);
+        turns.promote(0);
+        turns.begin();
+        turns.ended(0, Ended::Urgent);
+        assert_eq!(turns.begin(), Some(Turn { of: 0, fresh: false }));
+        turns.ended(0, Ended::Empty);
+        assert_eq!((turns.len(), turns.begin(), turns.begin()), (0, None, None));
     }
 
     proptest! {
@@ -215,6 +251,33 @@ mod tests {
                 prop_assert_eq!(written.iter().map(|(_, bytes)| bytes).sum::<usize>(), room);
                 for (lane, _) in written.iter().filter(|(_, bytes)| *bytes > 0) {
                     served[usize::from(*lane)] += 1;
+                }
+                let (least, most) = (served.iter().min(), served.iter().max());
+                prop_assert!(most.unwrap() - least.unwrap() <= 1, "{:?}", served);
+            }
+        }
+
+        /// A lane that has something every time that is not to wait comes to what else it has as often as others.
+        #[test]
+        fn nobody_loses_a_place_by_promotion(lanes in 2..10u16, urgent in prop::collection::vec(any::<bool>(), 50..300)) {
+            let mut turns = Turns::default();
+            (0..lanes).for_each(|lane| turns.filled(lane));
+            let mut served = vec![0; usize::from(lanes)];
+            for urgent in urgent {
+                if urgent && turns.fresh().next().is_none() {
+                    turns.promote(0);
+                }
+                // Room for what is not to wait, and for one lane more.
+                let mut room = true;
+                while let Some(Turn { of, .. }) = turns.begin() {
+                    let extra = turns.extra;
+                    if extra || !room {
+                        turns.ended(of, if extra { Ended::Over } else { Ended::NoRoom { wrote: false } });
+                        continue;
+                    }
+                    room = false;
+                    served[usize::from(of)] += 1;
+                    turns.ended(of, Ended::NoRoom { wrote: true });
                 }
                 let (least, most) = (served.iter().min(), served.iter().max());
                 prop_assert!(most.unwrap() - least.unwrap() <= 1, "{:?}", served);
