@@ -87,8 +87,8 @@ order(_) ->
     connect(A, B),
     NodeB = name(B),
     Run = fun() -> macula_test_order:run(NodeB, Seed, ?ORDER_PROCESSES, Seconds) end,
-    {Waves, Signals} = call(A, Run, infinity),
-    ct:pal("~b signals in ~b waves", [Signals, Waves]),
+    {Signals, Ms} = lists:unzip(call(A, Run, infinity)),
+    ct:pal("~b signals in ~b waves, the longest of which took ~b ms", [lists:sum(Signals), length(Signals), lists:max(Ms)]),
     [?assertMatch([_], call(Node, fun macula:links/0)) || Node <- Nodes].
 
 %% The same promise as a model. Programs are short, so that more has to get lost: a program that breaks the promise is made as
@@ -323,7 +323,7 @@ without_lanes(A, B) ->
     NodeB = name(B),
     Seed = erlang:system_time(millisecond),
     Run = fun() -> macula_test_order:run(NodeB, Seed, 100, 0) end,
-    ?assertMatch({1, _}, call(A, Run)),
+    ?assertMatch([{_, _}], call(A, Run)),
     Sink = sink(B),
     macula_test_node:signal(B, "STOP"),
     Bulk = bulk(A, Sink, [noconnect]),

@@ -4,7 +4,7 @@
 -module(macula_test_order).
 
 -export([run/4]).
--export([receivers/1, senders/2, child/2]).
+-export([receivers/1, senders/2, child/2, stand/0]).
 -export([is_linked/1, monitors/1]).
 
 %% What each sender does before it ends.
@@ -17,8 +17,11 @@
 -define(CHILD_SIGNALS, 5).
 %% Each sender has three receivers, each receiver three senders.
 -define(NEIGHBOURS, [0, 1, 7]).
-%% What takes longer hangs.
+%% When no process has ended for so long, those that are left wait for what does not come. One that waits while others end
+%% only waits long: for all that its sender, or whoever shares the line, has sent before.
 -define(HANG_MS, 120_000).
+%% What the nodes may take to tell who waits for what.
+-define(ASK_MS, 10_000).
 
 -type address() :: {pid(), Name :: atom(), Alias :: reference()}.
 
@@ -40,16 +43,19 @@
                ending = false :: boolean()}).
 
 %% @doc Waves of so many senders and receivers on this node and on its peer, one wave after the other until the time is
-%% over. How many there were, and how many signals were checked; fails when one was not in order.
--spec run(node(), term(), pos_integer(), non_neg_integer()) -> {Waves :: pos_integer(), Signals :: pos_integer()}.
+%% over. How many signals were checked in each, and how many ms it took; fails when one was not in order, or did not come.
+-spec run(node(), term(), pos_integer(), non_neg_integer()) -> [{Signals :: pos_integer(), Ms :: non_neg_integer()}, ...].
 run(Peer, Seed, Processes, Seconds) ->
-    waves(Peer, Seed, Processes, now_ms() + 1000 * Seconds, 1, 0).
+    waves(Peer, Seed, Processes, now_ms() + 1000 * Seconds, []).
 
-waves(Peer, Seed, Processes, Until, Wave, Signals) ->
-    All = Signals + wave(Peer, {Seed, Wave}, Processes),
-    case now_ms() < Until of
-        true -> waves(Peer, Seed, Processes, Until, Wave + 1, All);
-        false -> {Wave, All}
+waves(Peer, Seed, Processes, Until, Waves) ->
+    Began = now_ms(),
+    Signals = wave(Peer, {Seed, length(Waves) + 1}, Processes),
+    Ended = now_ms(),
+    All = [{Signals, Ended - Began} | Waves],
+    case Ended < Until of
+        true -> waves(Peer, Seed, Processes, Until, All);
+        false -> All
     end.
 
 now_ms() ->
@@ -69,7 +75,33 @@ await(Seed, Left, Signals) ->
         {'DOWN', Monitor, process, Pid, Reason} when is_map_key(Monitor, Left) ->
             await(Seed, maps:remove(Monitor, Left), Signals + checked(Seed, Pid, Reason))
     after ?HANG_MS ->
-        error({stands_still, Seed, map_size(Left)})
+        error({stands_still, Seed, map_size(Left), [stand(Node) || Node <- [node() | nodes()]]})
+    end.
+
+%% What the processes of a node do, and its links.
+stand(Node) ->
+    try
+        {Node, erpc:call(Node, ?MODULE, stand, [], ?ASK_MS)}
+    catch
+        error:{erpc, Reason} -> {Node, Reason}
+    end.
+
+%% @doc Of this node: what its senders and receivers are doing and how many do so, whom its links have wait, and these.
+-spec stand() -> #{doing := #{term() => pos_integer()}, suspended := [term()], links := [map()]}.
+stand() ->
+    Doing = [Does || Pid <- processes(), {true, Does} <- [doing(Pid)]],
+    Bridges = [Pid || {_, Pid, _, _} <- supervisor:which_children(macula_dist_bridge_sup)],
+    #{doing => maps:map(fun(_, Alike) -> length(Alike) end, maps:groups_from_list(fun(Does) -> Does end, Doing)),
+      suspended => [process_info(Bridge, suspending) || Bridge <- Bridges],
+      links => macula:links()}.
+
+doing(Pid) ->
+    case process_info(Pid, [status, current_stacktrace]) of
+        [{status, Status}, {current_stacktrace, Stack}] ->
+            Calls = [Function || {?MODULE, Function, _, _} <- Stack],
+            {Calls =/= [] andalso Pid =/= self(), {Status, Calls}};
+        undefined ->
+            false
     end.
 
 checked(_, _, {checked, Signals}) -> Signals;
@@ -227,8 +259,6 @@ child(Parent, Signals) ->
 next() ->
     receive
         Any -> Any
-    after ?HANG_MS ->
-        exit(nothing_comes)
     end.
 
 %%% Receiving
