@@ -145,11 +145,17 @@ pub(crate) fn client(tls: &Tls, congestion: Congestion) -> quinn::ClientConfig {
 pub fn admit(connection: &quinn::Connection, lanes: Option<u16>) {
     let lanes = lanes.map_or(0, u32::from);
     let streams = lanes + FIRST_STREAM;
-    connection.set_receive_window(VarInt::from_u32(streams * STREAM_WINDOW));
+    connection.set_receive_window(VarInt::from_u32(window_of(streams)));
     connection.set_max_concurrent_uni_streams(lanes.into());
     if lanes > 0 {
         connection.set_send_window(ahead(0));
     }
+}
+
+/// Bytes of so many streams that the peer may have under way, so that none of them, however full, keeps out another one.
+/// quinn tells the peer of room on a connection only when that is an eighth of its window: an eighth is not to be counted on.
+fn window_of(streams: u32) -> u32 {
+    (streams * STREAM_WINDOW).div_ceil(7) * 8
 }
 
 /// Bytes that a link with lanes hands to QUIC before they are acknowledged, at most, on a path with

@@ -4,7 +4,8 @@
 //! at a fence have come to its marker, the fenced frame is delivered and they are read on.
 //!
 //! What waits behind a marker stays in the stream. So the windows of all streams together must
-//! fit into that of the connection: otherwise lanes that wait could keep out what they wait for.
+//! fit into what the peer knows of that of the connection: otherwise lanes that wait could keep out
+//! what they wait for.
 
 use std::collections::VecDeque;
 use std::fmt;

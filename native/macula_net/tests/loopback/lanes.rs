@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use macula_core::dist::credit::LANE_HIGH;
 use macula_core::dist::flows::Frames;
 use macula_core::dist::lane::fence_header;
 use macula_core::dist::signal::Sender;
 use macula_net::{Closed, Endpoint, EndpointConfig, Output, Route, SendState, Sent};
+use tokio::time::sleep;
 
 use crate::support::*;
 
@@ -142,6 +145,40 @@ async fn all_lanes_arrive_before_a_close() {
     let (received, reason) = input.rest().await;
     assert_eq!(reason, Closed::Peer);
     assert_in_order(&all, &received);
+}
+
+/// They are kept behind its marker, with all that the peer may send ahead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_lanes_do_not_keep_out_the_frame_that_they_wait_for() {
+    let (_a, _b, to_b, to_a) = laned_pair([LANES, LANES]).await;
+    let (mut input, _own) = (to_a.establish("a"), to_b.establish("b"));
+    let fenced = signal(None, 1, 16 << 20);
+    let mut batch = to_b.link.batch();
+    let Route::Fence(lanes) = batch.place([&fenced[..]], fenced.len()) else {
+        panic!("it is of no known sender");
+    };
+    let header = fence_header(fenced.len(), lanes.len() as u16).unwrap();
+    let whole = Bytes::from([&header[..], &fenced].concat());
+    let (begin, rest) = (whole.slice(..100), whole.slice(100..));
+    batch.send([Output::Markers(lanes), Output::Control(vec![begin])]);
+    let bulk: Vec<_> = (0..64).map(|sender| signal(Some(sender), 1, 1 << 20)).collect();
+    send(&to_b, &bulk);
+    stands(&to_b).await;
+    to_b.link.batch().send([Output::Control(vec![rest])]);
+    let all = [vec![fenced], bulk].concat();
+    assert_in_order(&all, &input.frames(all.len()).await);
+}
+
+/// Resolves when the link writes nothing more.
+async fn stands(side: &Side) {
+    let mut before = None;
+    loop {
+        let written = side.link.info().map(|info| info.bytes_out);
+        if before.replace(written) == Some(written) {
+            return;
+        }
+        sleep(Duration::from_millis(300)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
