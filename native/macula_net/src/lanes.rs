@@ -9,7 +9,6 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -20,17 +19,14 @@ use macula_core::dist::lanes::Flow;
 use macula_core::dist::turns::{Ended, LITTLE, TURN, Turn, Turns};
 use quinn::{SendStream, WriteError};
 
+use crate::ahead::RESERVE;
 use crate::congestion::{Company, Window};
 use crate::hops::{self, Hop};
 use crate::link::LinkState;
 use crate::outlet::{Output, Waiting};
-use crate::transport::{RESERVE, ahead};
 
 /// Lanes that have something to send within so long are in each other's way.
 const COMPANY: Duration = Duration::from_millis(50);
-
-/// After so long QUIC is taken to have sent half of what it had when the path was quicker.
-const LATELY: Duration = Duration::from_secs(1);
 
 /// Bytes that QUIC is handed in one piece while several lanes write: room for more comes when all of a
 /// piece is acknowledged. With large ones, of many lanes at once, that is seldom on a slow line.
@@ -69,8 +65,6 @@ struct Writing {
     noted: (Instant, Option<u16>),
     several: bool,
     window: Window,
-    /// The time of the last look at how much QUIC may still have.
-    looked: Instant,
     /// Counts the rounds.
     round: u64,
 }
@@ -93,7 +87,6 @@ impl Writing {
             noted: (Instant::now(), None),
             several: false,
             window: Window::of(connection),
-            looked: Instant::now(),
             round: 0,
         }
     }
@@ -129,24 +122,9 @@ impl Writing {
             self.several = true;
             self.company.set(true);
         }
-        self.keep_ahead(link);
+        link.outlet.ahead.keep(link.connection(), self.window.bytes());
         self.round(link, cx);
         if closing && self.turns.is_empty() { Poll::Ready(None) } else { Poll::Pending }
-    }
-
-    /// Has QUIC take as much as the path is worth. Not for every small change, as that takes a lock.
-    fn keep_ahead(&mut self, link: &LinkState) {
-        let (now, most) = (&link.outlet.ahead, &link.outlet.most_ahead);
-        let (before, ahead) = (now.load(Relaxed), ahead(self.window.bytes()));
-        if ahead > before || ahead < before / 2 {
-            now.store(ahead, Relaxed);
-            link.connection().set_send_window(ahead);
-        }
-        if self.looked.elapsed() > LATELY {
-            self.looked = Instant::now();
-            most.store(most.load(Relaxed) / 2, Relaxed);
-        }
-        most.fetch_max(now.load(Relaxed), Relaxed);
     }
 
     fn take(&mut self, waiting: &mut Waiting) {

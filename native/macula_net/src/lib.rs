@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod ahead;
 mod answers;
 mod certificate;
 mod congestion;

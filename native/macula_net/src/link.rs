@@ -160,10 +160,7 @@ impl LinkState {
 
     /// Has QUIC take so many bytes more ahead than it did lately while something is written.
     pub(crate) fn with_reserve<T>(&self, bytes: u64, write: impl FnOnce() -> T) -> T {
-        self.connection().set_send_window(self.outlet.most_ahead.load(Relaxed) + bytes);
-        let written = write();
-        self.connection().set_send_window(self.outlet.ahead.load(Relaxed));
-        written
+        self.outlet.ahead.with_reserve(self.connection(), bytes, write)
     }
 
     /// So many bytes of a flow were written to its lane, or to the control stream.

@@ -21,10 +21,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::ahead::Ahead;
 use crate::lanes;
 use crate::link::{LinkState, SendState};
 use crate::queue::{Queue, TICK};
-use crate::transport::ahead;
 
 /// The control stream goes before the lanes, those in a hurry included: ticks are on it, and what all lanes wait for.
 const CONTROL_PRIORITY: i32 = lanes::HURRY + 1;
@@ -89,10 +89,7 @@ pub(crate) struct Outlet {
     braked: Notify,
     /// Bytes written to the streams.
     pub(crate) bytes_out: AtomicU64,
-    /// Bytes that QUIC takes of lanes before they are acknowledged.
-    pub(crate) ahead: AtomicU64,
-    /// The most it took lately: so many it may still have when that is less now.
-    pub(crate) most_ahead: AtomicU64,
+    pub(crate) ahead: Ahead,
 }
 
 /// What waits for the lanes' writer.
@@ -129,8 +126,7 @@ impl Outlet {
             brake: Mutex::new(lanes.map_or_else(Brake::without_lanes, Brake::new)),
             braked: Notify::new(),
             bytes_out: AtomicU64::new(0),
-            ahead: AtomicU64::new(ahead(0)),
-            most_ahead: AtomicU64::new(ahead(0)),
+            ahead: Ahead::new(),
         }
     }
 

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use quinn::{SendStream, WriteError, Written};
 use tokio::sync::Notify;
 
+use crate::ahead::RESERVE;
 use crate::hops::{self, Hop};
 use crate::link::LinkState;
-use crate::transport::RESERVE;
 
 /// A frame without content, which says that the sender is alive.
 pub(crate) const TICK: Bytes = Bytes::from_static(&[0, 0, 0, 0]);

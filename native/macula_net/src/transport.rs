@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use macula_core::dist::turns::LITTLE;
 use macula_core::mesh::packet::HEADER;
 use macula_core::mesh::seal::OVERHEAD;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::ahead;
 use crate::congestion::{Congestion, PerPathConfig};
 use crate::identity::Identity;
 use crate::tls::Tls;
@@ -41,16 +41,6 @@ const STRANGER_WINDOW: u32 = 64 * 1024;
 /// Bytes handed to QUIC and not yet acknowledged, at most, of a link without lanes. More would only
 /// make a small message wait longer behind a large one.
 const SEND_WINDOW: u64 = 2 * STREAM_WINDOW as u64;
-
-/// The least of [`ahead`], in bytes. On a slow line it is what a lane with large messages has before what a
-/// process that shares the lane says: with 1 MiB that was 3 s at 300 kB/s. With 128 KiB a LAN carried 16 MiB
-/// messages at 0.8 of the rate, with this at 0.9 to 1.
-const LEAST_AHEAD: u64 = 256 * 1024;
-
-/// Bytes beyond what QUIC may have ([`ahead`], or that of a moment ago) for lanes that have little to write and had nothing before: a call is not to wait
-/// for acknowledgements of what others have sent. As many lanes have it at a time as there are, unless told
-/// otherwise. The control stream has as much again.
-pub(crate) const RESERVE: u64 = 64 * LITTLE as u64;
 
 /// Packets received before an acknowledgement is due. Every second one, the default, spends a
 /// third of the CPU on acknowledgements when both ends share a machine.
@@ -148,7 +138,7 @@ pub fn admit(connection: &quinn::Connection, lanes: Option<u16>) {
     connection.set_receive_window(VarInt::from_u32(window_of(streams)));
     connection.set_max_concurrent_uni_streams(lanes.into());
     if lanes > 0 {
-        connection.set_send_window(ahead(0));
+        connection.set_send_window(ahead::LEAST);
     }
 }
 
@@ -156,15 +146,6 @@ pub fn admit(connection: &quinn::Connection, lanes: Option<u16>) {
 /// quinn tells the peer of room on a connection only when that is an eighth of its window: an eighth is not to be counted on.
 fn window_of(streams: u32) -> u32 {
     (streams * STREAM_WINDOW).div_ceil(7) * 8
-}
-
-/// Bytes that a link with lanes hands to QUIC before they are acknowledged, at most, on a path with
-/// this congestion window: as much as is under way, and as much again that is sent as soon as it may.
-///
-/// With a window for each lane, as the other side has, a slow line would have minutes of them before
-/// it: all the lanes of 32 senders stood full, and none of them moved for half a minute.
-pub(crate) fn ahead(window: u64) -> u64 {
-    (2 * window).max(LEAST_AHEAD)
 }
 
 /// Counts what a connection has sent that asks for an acknowledgement. Of what QUIC sends when none

@@ -152,6 +152,7 @@ impl<C> Flows<C> {
             self.settled_bytes += part.as_ref().map_or(0, |part| part.bytes);
             self.settled.extend(part);
         }
+        self.gave_way = None;
         self.settled_bytes += len;
         let marker = Frames { chunks: vec![marker], lengths: vec![len] };
         match self.settled.back_mut().filter(|part| part.flow == flow) {
