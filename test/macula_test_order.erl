@@ -20,8 +20,9 @@
 %% When no process has ended for so long, those that are left wait for what does not come. One that waits while others end
 %% only waits long: for all that its sender, or whoever shares the line, has sent before.
 -define(HANG_MS, 120_000).
-%% What the nodes may take to tell who waits for what.
+%% What the nodes may take to tell who waits for what, and how many are asked.
 -define(ASK_MS, 10_000).
+-define(ASKED, 10).
 
 -type address() :: {pid(), Name :: atom(), Alias :: reference()}.
 
@@ -64,9 +65,9 @@ now_ms() ->
 wave(Peer, Seed, Processes) ->
     Here = receivers(Processes),
     There = erpc:call(Peer, ?MODULE, receivers, [Processes]),
-    Receivers = [monitor(process, Pid) || {Pid, _, _} <- Here ++ There],
+    Receivers = [{monitor(process, Pid), Pid} || {Pid, _, _} <- Here ++ There],
     Senders = senders({Seed, here}, There) ++ erpc:call(Peer, ?MODULE, senders, [{Seed, there}, Here]),
-    await(Seed, maps:from_keys(Receivers ++ [monitor(process, Pid) || Pid <- Senders], left), 0).
+    await(Seed, maps:from_list(Receivers ++ [{monitor(process, Pid), Pid} || Pid <- Senders]), 0).
 
 await(_, Left, Signals) when map_size(Left) =:= 0 ->
     Signals;
@@ -75,7 +76,17 @@ await(Seed, Left, Signals) ->
         {'DOWN', Monitor, process, Pid, Reason} when is_map_key(Monitor, Left) ->
             await(Seed, maps:remove(Monitor, Left), Signals + checked(Seed, Pid, Reason))
     after ?HANG_MS ->
-        error({stands_still, Seed, map_size(Left), [stand(Node) || Node <- [node() | nodes()]]})
+        Nodes = [stand(Node) || Node <- [node() | nodes()]],
+        error({stands_still, Seed, map_size(Left), Nodes, [told(Each) || Each <- lists:sublist(maps:to_list(Left), ?ASKED)]})
+    end.
+
+%% What nobody sends is what a process ends with, and it says what it has had so far.
+told({Monitor, Pid}) ->
+    Pid ! what_is_missing,
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> {Pid, Reason}
+    after ?ASK_MS ->
+        {Pid, says_nothing}
     end.
 
 %% What the processes of a node do, and its links.
@@ -96,10 +107,10 @@ stand() ->
       links => macula:links()}.
 
 doing(Pid) ->
-    case process_info(Pid, [status, current_stacktrace]) of
-        [{status, Status}, {current_stacktrace, Stack}] ->
+    case process_info(Pid, [status, message_queue_len, current_stacktrace]) of
+        [{status, Status}, {message_queue_len, Messages}, {current_stacktrace, Stack}] ->
             Calls = [Function || {?MODULE, Function, _, _} <- Stack],
-            {Calls =/= [] andalso Pid =/= self(), {Status, Calls}};
+            {Calls =/= [] andalso Pid =/= self(), {Status, Messages, Calls}};
         undefined ->
             false
     end.
