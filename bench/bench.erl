@@ -1,14 +1,15 @@
 %% @doc macula against inet_tcp, inet_tls and bare QUIC, in turns, in one run:
-%% `./dev bench [quick]'; or against itself through a relay: `./dev bench
-%% relay'. This module decides what is measured when; progress goes to standard
+%% `./dev bench [quick]'; for calls beside bulk long enough to meet what is rare:
+%% `./dev bench beside'; or against itself through a relay: `./dev bench relay'. This module decides what is measured when; progress goes to standard
 %% error, the table to standard output.
 -module(bench).
 
 -export([main/0]).
 
 -define(DIR, "_build/bench").
-%% Above what any load takes, its drain included.
+%% What a load may take beyond so many times its own time, its drains included: a call beside bulk is waited for as long.
 -define(LOAD_LIMIT_MS, 60_000).
+-define(PATIENCE, 6).
 %% A load that takes so many times as long as it should has not come to its end
 %% by itself. Its figure stands, and the other rounds have the time.
 -define(HELD_UP, 3).
@@ -17,7 +18,8 @@
 
 %% seconds: for the rounds of each place, after which none is begun that would
 %% take longer. slow_ms: loads of the line, on which 200 ms are not much.
--type mode() :: #{name := quick | full | relay, places := [bench_place:name()], rounds := pos_integer(), ms := pos_integer(), bulk_ms := pos_integer(),
+%% contenders: those that are measured; without, all of a place.
+-type mode() :: #{name := quick | full | beside | relay, contenders => [atom()], places := [bench_place:name()], rounds := pos_integer(), ms := pos_integer(), bulk_ms := pos_integer(),
                   mixed_ms := pos_integer(), slow_ms := pos_integer(), connects := pos_integer(),
                   idle_links := pos_integer(), seconds := #{bench_place:name() => pos_integer()}}.
 
@@ -38,11 +40,15 @@ mode(["quick"]) ->
 mode([]) ->
     #{name => full, places => [veth, loopback, wan], rounds => 9, ms => 500, bulk_ms => 800, mixed_ms => 2000, slow_ms => 6000, connects => 4,
       idle_links => 50, seconds => #{veth => 240, loopback => 240, wan => 630}};
+%% Five minutes of calls beside each number of senders.
+mode(["beside"]) ->
+    #{name => beside, contenders => [inet_tcp, macula], places => [veth], rounds => 10, ms => 0, bulk_ms => 2000, mixed_ms => 30_000,
+      slow_ms => 0, connects => 0, idle_links => 0, seconds => #{veth => 3000}};
 mode(["relay"]) ->
     #{name => relay, places => [switch, relay_loopback], rounds => 9, ms => 800, bulk_ms => 1200, mixed_ms => 0,
       slow_ms => 0, connects => 3, idle_links => 0, seconds => #{switch => 120, relay_loopback => 120}};
 mode(_) ->
-    throw({usage, "knows only quick and relay"}).
+    throw({usage, "knows only quick, beside and relay"}).
 
 run(#{name := Name, places := Places} = Mode) ->
     put(started, now_s()),
@@ -59,7 +65,7 @@ run(#{name := Name, places := Places} = Mode) ->
     io:format("~n~ts/~ts.json, .svg and .md written; ./dev bench docs puts the tables into docs/performance.md.~n",
               [?DIR, file(Name)]).
 
-file(relay) -> "relay";
+file(Name) when Name =:= relay; Name =:= beside -> atom_to_list(Name);
 file(_) -> "latest".
 
 settings() ->
@@ -72,7 +78,7 @@ settings() ->
 place(Name, Mode, Settings) ->
     case open(Name) of
         {ok, Place} ->
-            Contenders = [Contender#{held_up => []} || Contender <- bench_contender:all(Name)],
+            Contenders = [Contender#{held_up => []} || Contender <- contenders(Name, Mode)],
             Facts = maps:merge(maps:get(facts, Place), congestion(Contenders, Place, Settings)),
             say("~ts: ~ts", [Name, lists:join(", ", [[K, " ", V] || {K, V} <- lists:sort(maps:to_list(Facts))])]),
             Until = elapsed() + map_get(Name, maps:get(seconds, Mode)),
@@ -83,6 +89,11 @@ place(Name, Mode, Settings) ->
             say("~ts is left out: ~ts", [Name, Reason]),
             []
     end.
+
+contenders(Place, #{contenders := Names}) ->
+    [Contender || #{name := Name} = Contender <- bench_contender:all(Place), lists:member(Name, Names)];
+contenders(Place, _) ->
+    bench_contender:all(Place).
 
 open(Name) ->
     case bench_place:possible(Name) of
@@ -149,6 +160,8 @@ loads(wan, #{name := Name, slow_ms := Ms, connects := Connects}) ->
     [{paced, Ms}, {connect, Connects}, {slow_stream, Ms} | [{slow_streams, Ms} || Name =/= quick]];
 loads(Place, #{ms := Ms, bulk_ms := BulkMs, connects := Connects}) when Place =:= switch; Place =:= relay_loopback ->
     [{round_trip, Ms}, {flood, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs}, {connect, Connects}];
+loads(_, #{name := beside, bulk_ms := BulkMs, mixed_ms := MixedMs}) ->
+    [{stream_16m, BulkMs}, {mixed, MixedMs}, {mixed_4, MixedMs}, {mixed_32, MixedMs}];
 loads(_, #{name := Name, ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
     [{round_trip, Ms}, {flood, Ms}, {erpc, Ms}, {stream_4k, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs},
      {mixed, MixedMs}, {connect, Connects} | [{Load, MixedMs} || Name =/= quick, Load <- [mixed_4, mixed_32]]].
@@ -196,7 +209,7 @@ said(Title, Load, Figures) ->
 pair(none, Contender, Place, Settings) -> bench_contender:start(Contender, Place, Settings);
 pair(Pair, _, _, _) -> {ok, Pair}.
 
-run_load({ok, Pair}, Load) -> {Pair, bench_contender:load(Pair, Load, ?LOAD_LIMIT_MS)};
+run_load({ok, Pair}, {_, Ms} = Load) -> {Pair, bench_contender:load(Pair, Load, ?PATIENCE * Ms + ?LOAD_LIMIT_MS)};
 run_load({error, _} = Error, _) -> {none, Error}.
 
 stop(none) -> ok;
@@ -237,7 +250,7 @@ summary_of(#{name := Name, title := Title, part := Part}, Turns) ->
 figures(Name, Turns) ->
     Lists = lists:foldl(fun(Figures, Acc) -> maps:fold(fun add/3, Acc, Figures) end, #{},
                         [maps:without([others_busy, stolen], Figures) || {N, Figures} <- Turns, N =:= Name]),
-    maps:map(fun(_, Values) -> bench_stats:summary(lists:reverse(Values)) end, Lists).
+    maps:map(fun(Key, Values) -> bench_stats:summary(bench_figures:of_rounds(Key, lists:reverse(Values))) end, Lists).
 
 add(Key, Value, Acc) ->
     maps:update_with(Key, fun(Values) -> [Value | Values] end, [Value], Acc).

@@ -41,7 +41,7 @@ main() ->
 %% Their names sort by time within a kind.
 latest_two() ->
     Runs = lists:reverse(lists:sort(filelib:wildcard(?DIR ++ "/*.term"))),
-    Kinds = [[Run || Run <- Runs, lists:prefix(?DIR ++ "/" ++ Kind, Run)] || Kind <- ["full", "quick", "relay"]],
+    Kinds = [[Run || Run <- Runs, lists:prefix(?DIR ++ "/" ++ Kind, Run)] || Kind <- ["full", "quick", "beside", "relay"]],
     lists:append([lists:sublist(Kind, 2) || Kind <- lists:sublist([K || K <- Kinds, length(K) > 1], 1)]).
 
 report(Changes) ->

@@ -10,7 +10,7 @@ text(#{mode := Mode, otp := Otp, cores := Cores, seconds := Seconds, load_before
                    "load average ~tp before and ~tp after~n",
                    [Mode, Seconds, Otp, Cores, Before, After]),
      [place(Place) || Place <- Places],
-     "\nMedians of all rounds, ~ is half of what lies between the best and the worst round.\n",
+     "\nMedians of all rounds, ~ is half of what lies between the best and the worst round; longest: of all rounds.\n",
      legend(Mode),
      [promises(Place) || #{name := Name} = Place <- Places, bench_figures:promises(Name) =/= []]].
 

@@ -32,9 +32,12 @@ row(#{key := Key, title := Title, unit := Unit, better := Better}, Contenders) -
 compared(Contenders) ->
     [Contender || #{part := compared} = Contender <- Contenders].
 
+%% Not every run measures every contender, nor each of them all figures.
 figure(Name, Key, Contenders) ->
-    #{figures := Figures} = bench_contender:of_name(Name, Contenders),
-    maps:get(Key, Figures, none).
+    case [Figure || #{name := N, figures := #{Key := Figure}} <- Contenders, N =:= Name] of
+        [Figure] -> Figure;
+        [] -> none
+    end.
 
 shown(Key, #{figures := Figures, bulk_suffered := Suffered}) ->
     case Figures of
