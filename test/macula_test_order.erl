@@ -35,6 +35,8 @@
              leader = none :: pid() | none,
              sent = 0 :: non_neg_integer(),
              linked = false :: boolean(),
+             %% Whether it may not have heard yet of an unlink.
+             unlinking = false :: boolean(),
              monitors = [] :: [reference()]}).
 
 %% A sender, as its receiver knows it.
@@ -189,12 +191,16 @@ step(message, To) ->
     send(any_address(), data(), To);
 step(exit, To) ->
     send(exit, data(), To);
+%% OTP 25 to 29 forget a link that is made again before the receiver has acknowledged the unlink, when the connection is busy
+%% (link/1 returns early, to yield); over inet_tcp as well. See docs/testing.md.
+step(link, #to{unlinking = true} = To) ->
+    step(link, compare(To));
 step(link, To) ->
     true = link(To#to.pid),
     To#to{linked = true};
 step(unlink, To) ->
     true = unlink(To#to.pid),
-    To#to{linked = false};
+    To#to{linked = false, unlinking = true};
 step(monitor, #to{monitors = Monitors} = To) ->
     To#to{monitors = [monitor(process, monitored(rand:uniform(2), To)) | Monitors]};
 step(demonitor, #to{monitors = [Monitor | Others]} = To) ->
@@ -250,7 +256,7 @@ emit(nosuspend, Signal, #to{pid = Pid} = To) ->
 compare(#to{pid = Pid, linked = Linked, monitors = Monitors, leader = Leader} = To) ->
     Compared = send(any_address(), {compare, Linked, length(Monitors), Leader}, To),
     {compared, Pid} = next(),
-    Compared.
+    Compared#to{unlinking = false}.
 
 spawn_child(#to{pid = Pid} = To) ->
     Request = spawn_request(node(Pid), ?MODULE, child, [self(), ?CHILD_SIGNALS], [link, monitor]),
