@@ -1,15 +1,17 @@
 %% @doc macula against inet_tcp, inet_tls and bare QUIC, in turns, in one run:
-%% `./dev bench [quick]'; for calls beside bulk long enough to meet what is rare:
-%% `./dev bench beside'; or against itself through a relay: `./dev bench relay'. This module decides what is measured when; progress goes to standard
+%% `./dev bench [quick]'; for calls beside bulk, long enough to meet what is
+%% rare: `./dev bench beside'; or against itself through a relay: `./dev bench
+%% relay'. This module decides what is measured when; progress goes to standard
 %% error, the table to standard output.
 -module(bench).
 
 -export([main/0]).
 
 -define(DIR, "_build/bench").
-%% What a load may take beyond so many times its own time, its drains included: a call beside bulk is waited for as long.
--define(LOAD_LIMIT_MS, 60_000).
+%% Above what any load takes: so many times its own time, as calls beside bulk
+%% are waited for, and this for its drains.
 -define(PATIENCE, 6).
+-define(LOAD_LIMIT_MS, 60_000).
 %% A load that takes so many times as long as it should has not come to its end
 %% by itself. Its figure stands, and the other rounds have the time.
 -define(HELD_UP, 3).

@@ -17,12 +17,10 @@
 -define(CHILD_SIGNALS, 5).
 %% Each sender has three receivers, each receiver three senders.
 -define(NEIGHBOURS, [0, 1, 7]).
-%% When no process has ended for so long, those that are left wait for what does not come. One that waits while others end
-%% only waits long: for all that its sender, or whoever shares the line, has sent before.
+%% What takes longer hangs.
 -define(HANG_MS, 120_000).
-%% What the nodes may take to tell who waits for what, and how many are asked.
+%% What a node may take to tell what its processes do.
 -define(ASK_MS, 10_000).
--define(ASKED, 10).
 
 -type address() :: {pid(), Name :: atom(), Alias :: reference()}.
 
@@ -67,9 +65,9 @@ now_ms() ->
 wave(Peer, Seed, Processes) ->
     Here = receivers(Processes),
     There = erpc:call(Peer, ?MODULE, receivers, [Processes]),
-    Receivers = [{monitor(process, Pid), Pid} || {Pid, _, _} <- Here ++ There],
+    Receivers = [monitor(process, Pid) || {Pid, _, _} <- Here ++ There],
     Senders = senders({Seed, here}, There) ++ erpc:call(Peer, ?MODULE, senders, [{Seed, there}, Here]),
-    await(Seed, maps:from_list(Receivers ++ [{monitor(process, Pid), Pid} || Pid <- Senders]), 0).
+    await(Seed, maps:from_keys(Receivers ++ [monitor(process, Pid) || Pid <- Senders], left), 0).
 
 await(_, Left, Signals) when map_size(Left) =:= 0 ->
     Signals;
@@ -78,20 +76,18 @@ await(Seed, Left, Signals) ->
         {'DOWN', Monitor, process, Pid, Reason} when is_map_key(Monitor, Left) ->
             await(Seed, maps:remove(Monitor, Left), Signals + checked(Seed, Pid, Reason))
     after ?HANG_MS ->
-        Nodes = [stand(Node) || Node <- [node() | nodes()]],
-        error({stands_still, Seed, map_size(Left), Nodes, [told(Each) || Each <- lists:sublist(maps:to_list(Left), ?ASKED)]})
+        error({stands_still, Seed, map_size(Left), stands()})
     end.
 
-%% What nobody sends is what a process ends with, and it says what it has had so far.
-told({Monitor, Pid}) ->
-    Pid ! what_is_missing,
-    receive
-        {'DOWN', Monitor, process, Pid, Reason} -> {Pid, Reason}
-    after ?ASK_MS ->
-        {Pid, says_nothing}
-    end.
+checked(_, _, {checked, Signals}) -> Signals;
+checked(_, _, {last, _}) -> 0;
+checked(_, _, noproc) -> 0;
+checked(Seed, Pid, Reason) -> error({out_of_order, Seed, Pid, Reason, stands()}).
 
-%% What the processes of a node do, and its links.
+%% What the processes of both nodes do, and their links.
+stands() ->
+    [stand(Node) || Node <- [node() | nodes()]].
+
 stand(Node) ->
     try
         {Node, erpc:call(Node, ?MODULE, stand, [], ?ASK_MS)}
@@ -116,11 +112,6 @@ doing(Pid) ->
         undefined ->
             false
     end.
-
-checked(_, _, {checked, Signals}) -> Signals;
-checked(_, _, {last, _}) -> 0;
-checked(_, _, noproc) -> 0;
-checked(Seed, Pid, Reason) -> error({out_of_order, Seed, Pid, Reason}).
 
 %% @doc Starts so many receivers on this node.
 -spec receivers(pos_integer()) -> [address()].
@@ -272,10 +263,13 @@ child(Parent, Signals) ->
     [Parent ! {self(), Number} || Number <- lists:seq(1, Signals)],
     exit(over).
 
-%% Whatever it is: a sender gets nothing that it did not ask for.
+%% Whatever it is: a sender gets nothing that it did not ask for. That nothing comes nobody expects either, and a receiver
+%% ends with what it has had.
 next() ->
     receive
         Any -> Any
+    after ?HANG_MS ->
+        nothing_comes
     end.
 
 %%% Receiving
