@@ -21,6 +21,8 @@
 -define(PATIENCE, 4).
 -define(DRAIN_MS, 30_000).
 -define(SETTLE_MS, 100).
+%% Bulk has come to its rate by then; it may be measured for a lot longer.
+-define(BULK_BEGINS_MS, 1_000).
 %% Between two paced messages: often enough for a p99, too seldom to fill any line.
 -define(PACE_MS, 5).
 %% Between two calls beside a slow stream.
@@ -162,7 +164,7 @@ mixed(Node, Senders, Ms) ->
     Bulk = [spawn_link(fun() -> Self ! {self(), bulk(Node, Message)} end)
             || _ <- lists:seq(1, Senders)],
     Echo = spawn_link(Node, ?MODULE, echo, []),
-    timer:sleep(Ms div 5),
+    timer:sleep(min(?BULK_BEGINS_MS, Ms div 5)),
     Caller = spawn_link(fun() -> Self ! {self(), round_trips(Echo, until(Ms), [])} end),
     Early = receive {Caller, InTime} -> InTime after (1 + ?PATIENCE) * Ms -> late end,
     lists:foreach(fun(Sender) -> Sender ! stop end, Bulk),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod courtesy;
 pub mod dist;
 pub mod hello;
 pub mod keys;

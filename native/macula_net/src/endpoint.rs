@@ -19,6 +19,7 @@ use crate::accept::{self, Door, Strangers};
 use crate::certificate::{CertificateFault, CertificateFiles, FileError, KeyFiles};
 use crate::congestion::Congestion;
 use crate::cookies::{self, Cookie, CookieKeys};
+use crate::courtesy::Courteous;
 use crate::greet::Greeted;
 use crate::identity::Identity;
 use crate::link::{Link, LinkInfo};
@@ -749,8 +750,7 @@ fn quinn_endpoint(
     socket: Arc<MeshSocket>,
 ) -> io::Result<quinn::Endpoint> {
     let (config, server) = (transport::endpoint(identity), transport::server(tls, congestion));
-    let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(Courteous))
 }
 
 /// Passes "port unreachable" reports to the links they concern until the endpoint is closed.

@@ -12,6 +12,7 @@ mod answers;
 mod certificate;
 mod congestion;
 mod cookies;
+mod courtesy;
 mod dial;
 mod endpoint;
 mod framing;
