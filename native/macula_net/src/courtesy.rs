@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use macula_core::courtesy::Courtesy;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
