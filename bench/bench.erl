@@ -139,7 +139,7 @@ rounds(Round, Until, Contenders, Place, Mode, Settings) ->
 %%% so it meets them alike.
 
 round(Round, Contenders, #{name := PlaceName} = Place, Mode, Settings) ->
-    say("[~3b s] ~ts, round ~b of ~b", [round(elapsed()), PlaceName, Round, maps:get(rounds, Mode)]),
+    say("[~4b s] ~ts, round ~b of ~b", [round(elapsed()), PlaceName, Round, maps:get(rounds, Mode)]),
     Quiet = #{others_busy => bench_stats:busy_percent(?QUIET_MS)},
     Machine = bench_stats:machine(),
     Loads = lists:enumerate(loads(PlaceName, Mode)),
@@ -226,7 +226,7 @@ idle(_, _, _, _) ->
     [].
 
 idle_of(#{name := Name, title := Title} = Contender, Count, Place, Settings) ->
-    say("[~3b s] ~b idle links", [round(elapsed()), Count]),
+    say("[~4b s] ~b idle links", [round(elapsed()), Count]),
     case bench_idle:measure(Contender, Count, Place, Settings) of
         {ok, Figures} ->
             said(Title, idle, Figures),
