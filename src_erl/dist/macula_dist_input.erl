@@ -13,7 +13,10 @@
 -define(CONTROLLER_TIMEOUT, 30_000).
 
 %% After this much, drop references to what was delivered: an idle process
-%% would keep the last large binaries alive.
+%% would keep the last large binaries alive. And let others run: these calls
+%% count few reductions, so that a large message held up the answers of other
+%% processes on this scheduler for as long as it took to come in, up to 50 ms.
+%% Yielding after each call costs a stream of 4 KiB messages a tenth.
 -define(COLLECT_BYTES, 1_048_576).
 
 %% @doc Started by, and linked to, the bridge.
@@ -82,6 +85,7 @@ await_end() ->
 
 collect(Since) when Since >= ?COLLECT_BYTES ->
     true = erlang:garbage_collect(),
+    true = erlang:yield(),
     0;
 collect(Since) ->
     Since.
