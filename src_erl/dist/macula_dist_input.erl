@@ -13,10 +13,11 @@
 -define(CONTROLLER_TIMEOUT, 30_000).
 
 %% After this much, drop references to what was delivered: an idle process
-%% would keep the last large binaries alive. And let others run: these calls
-%% count few reductions, so that a large message held up the answers of other
-%% processes on this scheduler for as long as it took to come in, up to 50 ms.
-%% Yielding after each call costs a stream of 4 KiB messages a tenth.
+%% would keep the last large binaries alive. And let others run: calls beside
+%% large messages waited up to 50 ms between here and their receivers now and
+%% then, and wait for a third of that since this yields. That it went on because
+%% these calls count few reductions is a guess. Yielding after each call costs a
+%% stream of 4 KiB messages a tenth.
 -define(COLLECT_BYTES, 1_048_576).
 
 %% @doc Started by, and linked to, the bridge.
