@@ -32,7 +32,10 @@
 main() ->
     [ok = io:setopts(Device, [{encoding, unicode}]) || Device <- [standard_io, standard_error]],
     ok = log_to_standard_error(),
-    halt(run(parse(init:get_plain_arguments()))).
+    Status = run(parse(init:get_plain_arguments())),
+    %% What was logged is written by a process of its own, which halt/1 does not wait for.
+    ok = logger_std_h:filesync(default),
+    halt(Status).
 
 %% Standard output is for the result alone.
 log_to_standard_error() ->
