@@ -41,7 +41,7 @@ mode(["quick"]) ->
       idle_links => 6, seconds => #{veth => 40, loopback => 20, wan => 15}};
 mode([]) ->
     #{name => full, places => [veth, loopback, wan], rounds => 9, ms => 500, bulk_ms => 800, mixed_ms => 2000, slow_ms => 6000, connects => 4,
-      idle_links => 50, seconds => #{veth => 240, loopback => 240, wan => 630}};
+      idle_links => 50, seconds => #{veth => 360, loopback => 300, wan => 630}};
 %% Five minutes of calls beside each number of senders.
 mode(["beside"]) ->
     #{name => beside, contenders => [inet_tcp, macula], places => [veth], rounds => 10, ms => 0, bulk_ms => 2000, mixed_ms => 30_000,

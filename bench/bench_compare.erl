@@ -1,6 +1,7 @@
 %% @doc The latest two runs of one kind beside each other: `./dev bench compare'.
 %% What is compared is what the bench is read for, macula's ratios to the
-%% others; on an idle machine they should stay as they are.
+%% others; on an idle machine they should stay as they are, or within what the
+%% rounds of each run leave open.
 -module(bench_compare).
 
 -export([keep/2, main/0]).
@@ -20,7 +21,7 @@ keep(Mode, Places) ->
 
 ratios(#{name := Place, contenders := Contenders}) ->
     #{figures := Ours} = bench_contender:subject(Contenders),
-    [{{Place, Key, Name}, bench_stats:ratio(Our, Their)}
+    [{{Place, Key, Name}, bench_stats:ratio(Our, Their), bench_stats:range(Our, Their)}
      || #{key := Key} <- bench_figures:all(), #{Key := Our} <- [Ours],
         #{name := Name, part := compared, figures := #{Key := #{median := Median} = Their}} <- Contenders, Median > 0].
 
@@ -31,7 +32,7 @@ main() ->
             {ok, [Before]} = file:consult(Older),
             {ok, [After]} = file:consult(Newer),
             io:format("~ts~n~ts~n~n", [Older, Newer]),
-            report([{What, Was, Is} || {What, Is} <- After, {W, Was} <- Before, W =:= What]),
+            report([{What, {Was, WasIn}, {Is, IsIn}} || {What, Is, IsIn} <- After, {W, Was, WasIn} <- Before, W =:= What]),
             halt(0);
         _ ->
             io:format(standard_error, "bench: ~ts holds no two runs of one kind~n", [?DIR]),
@@ -45,13 +46,29 @@ latest_two() ->
     lists:append([lists:sublist(Kind, 2) || Kind <- lists:sublist([K || K <- Kinds, length(K) > 1], 1)]).
 
 report(Changes) ->
-    Rows = [{What, Was, Is, 100 * (max(Was, Is) / max(min(Was, Is), 1.0e-9) - 1)} || {What, Was, Is} <- Changes],
-    lists:foreach(fun row/1, Rows),
-    Same = length([same || {_, _, _, Percent} <- Rows, Percent =< ?SAME_PERCENT]),
-    io:format("~n~b of ~b ratios within ~b %~n", [Same, length(Rows), ?SAME_PERCENT]).
+    Verdicts = [verdict(Change) || Change <- Changes],
+    lists:foreach(fun row/1, lists:zip(Changes, Verdicts)),
+    Count = fun(Verdict) -> length([V || V <- Verdicts, V =:= Verdict]) end,
+    io:format("~n~b of ~b ratios within ~b %, ~b more within what the rounds of each run leave open, ~b changed~n",
+              [Count(same), length(Changes), ?SAME_PERCENT, Count(open), Count(changed)]).
 
-row({{Place, Key, Name}, Was, Is, Percent}) ->
+verdict({_, {Was, {WasLow, WasHigh}}, {Is, {IsLow, IsHigh}}}) ->
+    case percent(Was, Is) of
+        Percent when Percent =< ?SAME_PERCENT -> same;
+        _ when IsLow =< WasHigh, WasLow =< IsHigh -> open;
+        _ -> changed
+    end.
+
+percent(Was, Is) -> 100 * (max(Was, Is) / max(min(Was, Is), 1.0e-9) - 1).
+
+row({{{Place, Key, Name}, {Was, WasIn}, {Is, IsIn}}, Verdict}) ->
     #{title := Title} = hd([F || #{key := K} = F <- bench_figures:all(), K =:= Key]),
-    io:format("~-9ts ~-21ts / ~-15ts ~8ts ~8ts ~6b % ~ts~n",
-              [Place, Title, Name, bench_table:number(Was), bench_table:number(Is), round(Percent),
-               [$! || Percent > ?SAME_PERCENT]]).
+    io:format("~-9ts ~-27ts / ~-14ts ~-24ts ~-24ts ~5b % ~ts~n",
+              [Place, Title, Name, ratio(Was, WasIn), ratio(Is, IsIn), round(percent(Was, Is)), mark(Verdict)]).
+
+ratio(Ratio, {Low, High}) ->
+    io_lib:format("~ts (~ts to ~ts)", [bench_table:number(N) || N <- [Ratio, Low, High]]).
+
+mark(same) -> "";
+mark(open) -> "?";
+mark(changed) -> "!".

@@ -15,9 +15,9 @@ text(#{mode := Mode, otp := Otp, cores := Cores, seconds := Seconds, load_before
      [promises(Place) || #{name := Name} = Place <- Places, bench_figures:promises(Name) =/= []]].
 
 legend(relay) ->
-    "+ relayed is better, - worse, = within 5 %.\n";
+    "+ relayed is better, - worse, = within 5 %, ? the rounds do not tell.\n";
 legend(_) ->
-    "+ macula is better, - worse, = within 5 %. Bare quinn: no Erlang, one QUIC stream.\n"
+    "+ macula is better, - worse, = within 5 %, ? the rounds do not tell. Bare quinn: no Erlang, one QUIC stream.\n"
     "* the bulk ran below 0.8 of its rate without small calls.\n".
 
 place(Place) ->

@@ -2,7 +2,7 @@
 %% processor time.
 -module(bench_stats).
 
--export([percentile/2, median/1, summary/1, ratio/2, cpu_seconds/1, busy_percent/1, machine/0, stolen_percent/1]).
+-export([percentile/2, median/1, summary/1, ratio/2, range/2, cpu_seconds/1, busy_percent/1, machine/0, stolen_percent/1]).
 -export_type([summary/0, machine/0]).
 
 -type machine() :: #{busy := integer(), idle := integer(), stolen := integer()}.
@@ -35,9 +35,34 @@ summary(Values) ->
 %% the medians are to each other.
 -spec ratio(summary(), summary()) -> float().
 ratio(#{values := Ours}, #{values := Theirs}) when length(Ours) =:= length(Theirs) ->
-    median(lists:zipwith(fun quotient/2, Ours, Theirs));
+    median(quotients(Ours, Theirs));
 ratio(#{median := Ours}, #{median := Theirs}) ->
     quotient(Ours, Theirs).
+
+%% @doc Between which ratios that of ever more rounds would lie, nine times in ten
+%% (the sign test). With fewer than five rounds it is between the least and the
+%% greatest, and less sure.
+-spec range(summary(), summary()) -> {float(), float()}.
+range(#{values := Ours}, #{values := Theirs}) when length(Ours) =:= length(Theirs) ->
+    Ratios = lists:sort(quotients(Ours, Theirs)),
+    Rounds = length(Ratios),
+    Rank = rank(Rounds, 1, math:pow(0.5, Rounds)),
+    {lists:nth(Rank, Ratios), lists:nth(Rounds + 1 - Rank, Ratios)};
+range(#{min := Least, max := Greatest}, #{min := TheirLeast, max := TheirGreatest}) ->
+    {quotient(Least, TheirGreatest), quotient(Greatest, TheirLeast)}.
+
+%% The highest of so many sorted values' ranks that is above the median no more
+%% than one time in twenty: so seldom do fewer tosses of as many coins come up heads.
+rank(Tosses, Rank, Fewer) ->
+    case Fewer + binomial(Tosses, Rank) * math:pow(0.5, Tosses) of
+        AsMany when AsMany =< 0.05 -> rank(Tosses, Rank + 1, AsMany);
+        _ -> Rank
+    end.
+
+binomial(_, 0) -> 1;
+binomial(N, K) -> binomial(N, K - 1) * (N - K + 1) div K.
+
+quotients(Ours, Theirs) -> lists:zipwith(fun quotient/2, Ours, Theirs).
 
 quotient(Ours, Theirs) -> Ours / max(Theirs, 1.0e-9).
 

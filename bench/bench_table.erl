@@ -58,7 +58,10 @@ ratio(_, _, none) -> "";
 ratio(_, _, #{median := Theirs}) when Theirs =< 0 -> "";
 ratio(Better, Ours, Theirs) ->
     Ratio = bench_stats:ratio(Ours, Theirs),
-    flat("~ts ~ts", [number(Ratio), sign(bench_figures:better(Better, Ratio, 1))]).
+    flat("~ts ~ts", [number(Ratio), sign(Better, Ratio, bench_stats:range(Ours, Theirs))]).
+
+sign(_, _, {Low, High}) when Low < 1, High > 1 -> "?";
+sign(Better, Ratio, _) -> sign(bench_figures:better(Better, Ratio, 1)).
 
 sign(better) -> "+";
 sign(worse) -> "-";

@@ -10,6 +10,7 @@ use macula_core::dist::credit::Credit;
 use macula_core::dist::flows::{Flows, Frames};
 use macula_core::dist::frame::{self, FrameReader, Piece};
 use macula_core::dist::lanes::{Lanes, Place};
+use macula_core::dist::memory::Memory;
 use macula_core::dist::merge::Merge;
 use macula_core::dist::signal;
 use macula_core::path::demux;
@@ -234,7 +235,7 @@ fn brake() -> Load {
     let mut lanes = Lanes::new(LANES);
     let place = lanes.place(parts(&send()));
     let Place::Lane { flow, .. } = place else { unreachable!("it has a sender") };
-    let mut brake = Brake::new(LANES);
+    let mut brake = Brake::new(LANES, &Memory::default().shares(Some(LANES)));
     Box::new(move || {
         for _ in 0..CALLS {
             black_box(brake.queued(black_box(&place), 100));
