@@ -14,14 +14,14 @@
 -type link_info() ::
         #{node := node(), path := direct | relay, relay => binary(),
           address := macula_nif:address(),
-          tls := binary(), rtt_us := non_neg_integer(),
+          tls := binary(), rtt_us := non_neg_integer(), mtu := pos_integer(),
           bytes_in := non_neg_integer(), bytes_out := non_neg_integer(),
           msgs_in := non_neg_integer(), msgs_out := non_neg_integer(),
           queue := non_neg_integer()}.
 
 %% @doc Every established distribution link of this node that runs over macula.
 %% `address' is where its datagrams go: to the node, or to the relay on the
-%% way, whose URL is then in `relay'.
+%% way, whose URL is then in `relay'; `mtu' is how many bytes they have at most.
 -spec links() -> [link_info()].
 links() ->
     lists:filtermap(fun with_node/1, macula_dist_endpoint:links()).

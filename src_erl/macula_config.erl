@@ -21,6 +21,7 @@
                     advertise := {undefined | target(), origin()},
                     threads := {pos_integer(), origin()},
                     dist_streams := {1..255, origin()},
+                    link_memory := {pos_integer(), origin()},
                     congestion := {cubic | bbr, origin()},
                     tls_verify := {none | verify_peer, origin()},
                     cacertfile := {undefined | binary(), origin()},
@@ -40,7 +41,7 @@
 -define(OS_ENV, ["MACULA_DIST_PORT", "MACULA_RELAYS", "MACULA_DIST_MODE", "MACULA_CONGESTION"]).
 -define(KERNEL_ENV, [macula_dist_port, inet_dist_use_interface,
                      inet_dist_listen_min, inet_dist_listen_max]).
--define(MACULA_ENV, [peers, dist, dist_streams, congestion, select, cookie, cluster, mesh, relay]).
+-define(MACULA_ENV, [peers, dist, dist_streams, link_memory, congestion, select, cookie, cluster, mesh, relay]).
 -define(DIST_KEYS, [port, port_range, interface, advertise, threads,
                     tls_verify, cacertfile, certfile, keyfile]).
 
@@ -53,6 +54,10 @@
 %% Processes spawned one after the other are on streams of their own when they are
 %% fewer than this. An unused stream costs nothing, a used one some 5 kB.
 -define(DEFAULT_STREAMS, 64).
+%% Bytes, as macula_core::dist::memory has them, where they are shared out.
+-define(LEAST_LINK_MEMORY, (4 bsl 20)).
+-define(MOST_LINK_MEMORY, (2 bsl 30)).
+-define(DEFAULT_LINK_MEMORY, (195 bsl 20)).
 
 %% @doc Makes sys.config's and the command line's values for macula visible.
 %% They become so when the application is loaded, which in a release happens
@@ -136,6 +141,7 @@ resolve_all(#{macula := Env, carriers := Carriers} = Sources, Dist) ->
       advertise => first([{Dist, advertise, dist}], fun address/2, undefined),
       threads => first([{Dist, threads, dist}], fun threads/2, default_threads()),
       dist_streams => first([{Env, dist_streams, macula}], fun dist_streams/2, ?DEFAULT_STREAMS),
+      link_memory => first([{Env, link_memory, macula}], fun link_memory/2, ?DEFAULT_LINK_MEMORY),
       congestion => congestion(Sources),
       peers => first([{Env, peers, macula}], fun peers/2, #{}),
       select => first([{Env, select, macula}],
@@ -255,6 +261,9 @@ threads(Key, Got) -> throw({bad_option, Key, {integer, 1, 1024}, Got}).
 
 dist_streams(_, N) when is_integer(N), N >= 1, N =< 255 -> N;
 dist_streams(Key, Got) -> throw({bad_option, Key, {integer, 1, 255}, Got}).
+
+link_memory(_, Bytes) when is_integer(Bytes), Bytes >= ?LEAST_LINK_MEMORY, Bytes =< ?MOST_LINK_MEMORY -> Bytes;
+link_memory(Key, Got) -> throw({bad_option, Key, {integer, ?LEAST_LINK_MEMORY, ?MOST_LINK_MEMORY}, Got}).
 
 congestion(_, Congestion) when Congestion =:= cubic; Congestion =:= bbr -> Congestion;
 congestion(Key, Got) -> throw({bad_option, Key, {one_of, [cubic, bbr]}, Got}).

@@ -92,7 +92,8 @@ again(Function, Args, false) -> erlang:nif_error({not_in_library, {Function, len
                       certificate := undefined | {File :: binary(), KeyFile :: binary()},
                       registry := undefined | binary(),
                       well_known_port := undefined | inet:port_number(),
-                      dist_streams := 1..255, congestion := cubic | bbr}) ->
+                      dist_streams := 1..255, link_memory := 16#400000..16#80000000,
+                      congestion := cubic | bbr}) ->
           {ok, endpoint()} | {error, eaddrinuse | {bind_failed, binary()} | bad_file()}.
 endpoint_open(Options) -> load_and(endpoint_open, [Options]).
 

@@ -10,6 +10,7 @@ defaults_test() ->
                         advertise => {undefined, default},
                         threads => {max(1, min(8, erlang:system_info(schedulers_online) div 4)), default},
                         dist_streams => {64, default},
+                        link_memory => {195 * 1024 * 1024, default},
                         congestion => {cubic, default},
                         peers => {#{}, default},
                         select => {[], default},
@@ -87,6 +88,12 @@ dist_streams_test_() ->
     [?_assertMatch({ok, #{dist_streams := {N, {app_env, macula, dist_streams}}}},
                    resolve(#{macula => #{dist_streams => N}})) || N <- [1, 64, 255]].
 
+%% Memory.
+
+link_memory_test_() ->
+    [?_assertMatch({ok, #{link_memory := {N, {app_env, macula, link_memory}}}},
+                   resolve(#{macula => #{link_memory => N}})) || N <- [4 bsl 20, 10_000_000, 2 bsl 30]].
+
 %% Carriers.
 
 select_test_() ->
@@ -133,6 +140,10 @@ bad_option_test_() ->
              {#{macula => #{dist_streams => 256}}, dist_streams, {integer, 1, 255}, 256},
              {#{macula => #{dist_streams => 64.0}}, dist_streams, {integer, 1, 255}, 64.0},
              {#{macula => #{dist_streams => all}}, dist_streams, {integer, 1, 255}, all},
+             {#{macula => #{link_mem => 1}}, link_mem, {did_you_mean, link_memory}, 1},
+             {#{macula => #{link_memory => 1000}}, link_memory, {integer, 4194304, 2147483648}, 1000},
+             {#{macula => #{link_memory => 1 bsl 32}}, link_memory, {integer, 4194304, 2147483648}, 1 bsl 32},
+             {#{macula => #{link_memory => "64M"}}, link_memory, {integer, 4194304, 2147483648}, "64M"},
              {#{os_env => #{"MACULA_DIST_PORT" => "x"}}, "MACULA_DIST_PORT", {integer, 0, 65535}, "x"},
              {#{kernel => #{macula_dist_port => x}}, macula_dist_port, {integer, 0, 65535}, x},
              {dist(#{tls_verify => x}), tls_verify, {one_of, [none, verify_peer]}, x},

@@ -272,7 +272,7 @@ open(Own) ->
     macula_nif:endpoint_open(#{owner => self(), ip => {127, 0, 0, 1}, ports => [0], threads => 1,
                                name => list_to_binary(Own), home => undefined, authorities => undefined,
                                certificate => undefined, registry => undefined, well_known_port => undefined,
-                               dist_streams => 64, congestion => cubic}).
+                               dist_streams => 64, link_memory => 4 bsl 20, congestion => cubic}).
 
 %% An endpoint that the node can call; its name has its port in it.
 await_call(Own, Place) ->

@@ -246,11 +246,10 @@ watch_rss(OsPid, Most) ->
             Pid ! {Ref, Most},
             watch_rss(OsPid, 0)
     after 100 ->
-        case file:read_file("/proc/" ++ integer_to_list(OsPid) ++ "/status") of
-            {ok, Status} ->
-                {match, [Kb]} = re:run(Status, "VmRSS:\\s*([0-9]+) kB", [{capture, all_but_first, list}]),
-                watch_rss(OsPid, max(Most, list_to_integer(Kb)));
-            {error, enoent} ->
+        case macula_test_node:os_status(integer_to_list(OsPid), "VmRSS") of
+            {ok, Kb} ->
+                watch_rss(OsPid, max(Most, Kb));
+            {error, gone} ->
                 %% It has ended, and so has the test.
                 ok
         end

@@ -122,7 +122,8 @@ bad_options(_) ->
                         || Change <- [#{owner => x}, #{ip => "127.0.0.1"}, #{ip => {1, 2, 3}}, #{ip => {256, 0, 0, 1}},
                                       #{ports => 1}, #{ports => [65_536]}, #{ports => [-1]}, #{name => "x@y"},
                                       #{name => <<255, 255>>}, #{threads => -1}, #{threads => x},
-                                      #{congestion => reno}, #{congestion => 1},
+                                      #{congestion => reno}, #{congestion => 1}, #{link_memory => (4 bsl 20) - 1},
+                                      #{link_memory => (2 bsl 30) + 1}, #{link_memory => -1}, #{link_memory => x},
                                       #{home => "text"}, #{home => 1}, #{authorities => x}, #{authorities => "f"},
                                       #{certificate => <<"f">>}, #{certificate => {<<"f">>, 1}}, #{registry => x},
                                       #{well_known_port => 65_536}, #{well_known_port => x}]],
@@ -517,9 +518,8 @@ sunk() ->
     receive {sunk, Count, Bytes} -> {Count, Bytes} after ?HANG -> error(hangs) end.
 
 rss(Node) ->
-    {ok, Status} = file:read_file("/proc/" ++ integer_to_list(macula_test_node:os_pid(Node)) ++ "/status"),
-    {match, [Kb]} = re:run(Status, "VmRSS:\\s+([0-9]+) kB", [{capture, all_but_first, list}]),
-    list_to_integer(Kb).
+    {ok, Kb} = macula_test_node:os_status(integer_to_list(macula_test_node:os_pid(Node)), "VmRSS"),
+    Kb.
 
 %% The library under test measures itself, or nothing here would be judged.
 calls_are_recorded(_) ->
@@ -575,7 +575,7 @@ goes_on(To, Name) ->
 open_options() ->
     #{owner => self(), ip => {127, 0, 0, 1}, ports => [0], name => <<"me@localhost">>, threads => 1,
       home => undefined, authorities => undefined, certificate => undefined, registry => undefined,
-      well_known_port => undefined, dist_streams => 64, congestion => cubic}.
+      well_known_port => undefined, dist_streams => 64, link_memory => 4 bsl 20, congestion => cubic}.
 
 dial_to(Address) ->
     #{id => 1, addresses => [Address], target => <<"me@localhost">>, name => <<"you@localhost">>,

@@ -7,7 +7,8 @@
 -export([suite/0, all/0, init_per_suite/1, end_per_suite/1, end_per_testcase/2]).
 -export([relay_starts_again/1, other_relay/1, relay_drains/1, relay_stands_still/1, relays_lose_each_other/1,
          address_changes/1, address_changes_at_the_relay/1, nat_forgets/1, nat_forgets_at_the_relay/1, outage/1,
-         host_stands_still/1, lan_is_cut/1, one_way_is_dead/1, bad_links/1]).
+         host_stands_still/1, lan_is_cut/1, one_way_is_dead/1, bad_links/1,
+         datagrams_fit/1]).
 
 -import(macula_test_mesh, [relay/2, relay/3, node_on/3, join/2, url/2, ping/2]).
 -import(macula_test_node, [await_said/3, call/4, full/2, wait_until/1]).
@@ -18,6 +19,9 @@
 -define(ARGS, ["-kernel", "net_ticktime", "120"]).
 %% The large messages among the small ones.
 -define(LARGE, 1_000_000).
+%% As in macula_net::mtu: between machines, and within one.
+-define(USUAL, 1452).
+-define(LARGEST, 6500).
 %% What takes longer hangs: docs/performance.md has the figures.
 -define(HANG_MS, 20_000).
 
@@ -27,7 +31,7 @@ suite() ->
 all() ->
     [relay_starts_again, other_relay, relay_drains, relay_stands_still, relays_lose_each_other, address_changes,
      address_changes_at_the_relay, nat_forgets, nat_forgets_at_the_relay, outage, host_stands_still, lan_is_cut,
-     one_way_is_dead, bad_links].
+     one_way_is_dead, bad_links, datagrams_fit].
 
 init_per_suite(Config) ->
     case netlab:requires() of
@@ -234,6 +238,24 @@ bad_links(_) ->
                          #{delay => 50, reorder => 0.05, loss => 0.01}],
                         [#{delay => 50, jitter => 10, loss => 0.05}])].
 
+%%% The size of datagrams
+
+%% Of IPv4 and UDP there are 28 bytes beside their content. Where the network carries more than usual, another way that the
+%% link takes may not.
+datagrams_fit(_) ->
+    [begin
+         Lab = netlab:start(veth, #{mtu => Mtu}),
+         have_mtu(Largest, straight(Lab)),
+         netlab:stop(Lab)
+     end || {Mtu, Largest} <- [{1400, 1400 - 28}, {1500, ?USUAL}, {9000, ?USUAL}]],
+    Lab = netlab:start(veth),
+    have_mtu(?LARGEST, straight(Lab, a, a)).
+
+have_mtu(Mtu, {Nodes, Traffic}) ->
+    wait_until(fun() -> mtus(Nodes) =:= [Mtu] end),
+    _ = assert_sound(Traffic),
+    lists:foreach(fun macula_test_node:stop/1, Nodes).
+
 %%% What the cases share
 
 %% Two nodes at home that only relays connect.
@@ -290,6 +312,9 @@ relay_used(Node) ->
     [#{relay := Url}] = call(Node, macula, links, []),
     [Host] = [Host || Host <- [p, q], Url =:= url(Host, 4433)],
     Host.
+
+mtus(Nodes) ->
+    lists:usort([Mtu || Node <- Nodes, #{mtu := Mtu} <- call(Node, macula, links, [])]).
 
 paths(Nodes) ->
     lists:usort([Path || Node <- Nodes, #{path := Path} <- call(Node, macula, links, [])]).

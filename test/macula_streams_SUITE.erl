@@ -9,7 +9,7 @@
 -export([order/1, model/1, bulk_waits_alone/1, many_on_a_slow_line/1]).
 -export([what_follows/1]).
 -export([peer_killed/1, disconnected/1, bridge_killed/1, senders_end/1, suspended_by_others_too/1, code_changes/1,
-         nosuspend/1, async_senders/1, single_stream/1]).
+         nosuspend/1, async_senders/1, single_stream/1, link_memory/1]).
 
 -import(macula_test_node, [start/1, start/2, call/2, call/3, call/4, cast/2, name/1, connect/2, full/2, unique/1,
                            wait_until/1]).
@@ -26,8 +26,11 @@
 
 %% One message of those that fill a stream.
 -define(BULK, 16 bsl 20).
-%% As in macula_core::dist::credit: beyond it the emulator is not drained; a batch of ours comes on top.
--define(LINK_HIGH, (64 bsl 20)).
+%% As in macula_core::dist::memory: beyond it, a third of what a link may hold, the emulator is not drained; a batch of ours
+%% comes on top.
+-define(LINK_MEMORY, (195 bsl 20)).
+-define(LINK_HIGH, (?LINK_MEMORY div 3)).
+-define(LITTLE_LINK_MEMORY, (16 bsl 20)).
 -define(BATCH, (1 bsl 20)).
 -define(CALLS_MS, full(10_000, 2_000)).
 %% Senders, what they send, and how often and after how long it is looked whether calls still come back beside them. As many
@@ -53,7 +56,7 @@ all() ->
 groups() ->
     [{bad_link, [order, model, bulk_waits_alone, many_on_a_slow_line]},
      {waiting, [peer_killed, disconnected, bridge_killed, senders_end, suspended_by_others_too, code_changes, nosuspend,
-                async_senders, single_stream]}].
+                async_senders, single_stream, link_memory]}].
 
 init_per_suite(Config) -> Config.
 
@@ -332,6 +335,44 @@ without_lanes(A, B) ->
     macula_test_node:signal(B, "CONT"),
     all_go_on(A, [Bulk]).
 
+%% Neither side holds more than it may: not who sends, nor who receives and does not come to take it.
+link_memory(_) ->
+    {Sent, Received} = held_bytes(?LITTLE_LINK_MEMORY),
+    {_, ByDefault} = held_bytes(?LINK_MEMORY),
+    ct:pal("~b bytes wait at the sender, ~b at the receiver, ~b by default", [Sent, Received, ByDefault]),
+    ?assert(Sent < ?LITTLE_LINK_MEMORY div 3 + ?BATCH),
+    %% Beside content there is what QUIC and the allocator need to keep it.
+    ?assert(Received < 2 * ?LITTLE_LINK_MEMORY),
+    ?assert(Received * 4 < ByDefault).
+
+%% As many senders as there are streams, until all of them wait; and then all go on.
+held_bytes(Bytes) ->
+    Options = #{args => ["-macula", "link_memory", integer_to_list(Bytes)]},
+    [A, B] = [start(unique(Name), Options) || Name <- ["a", "b"]],
+    connect(A, B),
+    Sink = sink(B),
+    Input = call(B, fun input/0),
+    Before = call(B, macula_nif, memory, []),
+    %% Until it is resumed.
+    Holder = cast(B, fun() -> erlang:suspend_process(Input), receive go_on -> erlang:resume_process(Input) end end),
+    Data = binary:copy(<<"m">>, 1 bsl 20),
+    Bulk = [cast(A, fun() -> send_on(Sink, [noconnect], Data, 1) end) || _ <- lists:seq(1, 2 * ?SENDERS)],
+    wait_until(fun() -> lists:all(fun(Pid) -> is_suspended(A, Pid) end, Bulk) end),
+    [#{queue := Queue}] = call(A, fun macula:links/0),
+    Held = full_memory(B, Before) - Before,
+    go_on = call(B, erlang, send, [Holder, go_on]),
+    all_go_on(A, Bulk),
+    [macula_test_node:stop(Node) || Node <- [A, B]],
+    {Queue, Held}.
+
+%% When it grows no more.
+full_memory(Node, Bytes) ->
+    timer:sleep(?LOOK_MS div 4),
+    case call(Node, macula_nif, memory, []) of
+        More when More > Bytes + Bytes div 20 -> full_memory(Node, More);
+        Full -> Full
+    end.
+
 %%% Help
 
 %% Two nodes, the second of them stopped, and so many processes of the first one that wait for it.
@@ -384,6 +425,13 @@ send_async(Sink) ->
 bridge() ->
     [{_, Bridge, _, _}] = supervisor:which_children(macula_dist_bridge_sup),
     Bridge.
+
+%% Who takes what comes over it.
+input() ->
+    {links, Links} = process_info(bridge(), links),
+    [Input] = [Pid || Pid <- Links, is_pid(Pid),
+                      process_info(Pid, initial_call) =:= {initial_call, {macula_dist_input, init, 2}}],
+    Input.
 
 %% By whomever: at first by the link, then by the emulator, as the peer takes nothing any more.
 is_suspended(Node, Pid) ->

@@ -6,6 +6,7 @@
 -export([start/1, start/2, try_start/2, stop/1, stop_all/0]).
 -export([call/2, call/3, call/4, cast/2, cast/4]).
 -export([name/1, os_pid/1, output/1, has_said/2, await_said/3, exit_status/2, kill/1, signal/2]).
+-export([os_status/2]).
 -export([wait_until/1, wait_until/2, unique/1, scratch/1, full/2, free_port/0, free_port/1]).
 -export([connect/2, ebins/0, flags/0, cookie/0, erl/0, home/0]).
 -export([agent/1]).
@@ -115,6 +116,18 @@ name(Server) -> request(Server, name, ?CALL_MS).
 
 -spec os_pid(server()) -> integer().
 os_pid(Server) -> request(Server, os_pid, ?CALL_MS).
+
+%% @doc A number that the system keeps of a process, or of one of its threads (`PID/task/TID'), in its status.
+-spec os_status(string(), string()) -> {ok, integer()} | {error, gone}.
+os_status(Process, Field) ->
+    case file:read_file(filename:join(["/proc", Process, "status"])) of
+        {ok, Status} ->
+            {match, [Value]} = re:run(Status, "^" ++ Field ++ ":\\s*([0-9]+)", [multiline, {capture, all_but_first, list}]),
+            {ok, list_to_integer(Value)};
+        %% The second where it ends while it is read.
+        {error, Reason} when Reason =:= enoent; Reason =:= esrch ->
+            {error, gone}
+    end.
 
 %% @doc All that the node has printed.
 -spec output(server()) -> binary().

@@ -336,7 +336,7 @@ configured(_, _, {error, _} = Error) ->
     Error;
 configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
     #{interface := {Ip, _}, threads := {Threads, _}, dist_streams := {Streams, _}, advertise := {Advertise, _},
-      congestion := {Congestion, _}, cacertfile := {Authorities, _}, mesh := {Mesh, _}} = Config,
+      link_memory := {Memory, _}, congestion := {Congestion, _}, cacertfile := {Authorities, _}, mesh := {Mesh, _}} = Config,
     Ports = ports(Name, Choice),
     case macula_nif:endpoint_open(#{owner => self(), ip => Ip, ports => Ports,
                                     name => Name, threads => Threads,
@@ -345,7 +345,8 @@ configured(Name, NodePort, {ok, #{port := {Choice, Origin}} = Config}) ->
                                     certificate => certificate(Config),
                                     registry => macula_dist_registry:directory(),
                                     well_known_port => well_known_port(Name, Origin),
-                                    dist_streams => Streams, congestion => Congestion}) of
+                                    dist_streams => Streams, link_memory => Memory,
+                                    congestion => Congestion}) of
         {ok, Endpoint} ->
             note_identity(macula_nif:endpoint_identity(Endpoint)),
             {ok, #open{endpoint = Endpoint, name = Name, advertise = Advertise,

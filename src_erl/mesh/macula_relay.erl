@@ -220,19 +220,20 @@ on_node_port(Relay) ->
 
 on_own_port(Relay) ->
     case macula_config:read(default) of
-        {ok, #{congestion := {Congestion, _}}} -> on_own_port(Relay, Congestion);
+        {ok, #{congestion := {Congestion, _}, link_memory := {Memory, _}}} ->
+            on_own_port(Relay, #{congestion => Congestion, link_memory => Memory});
         {error, _} = Error -> Error
     end.
 
-on_own_port(#{port := Given, certificate := Certificate} = Relay, Congestion) ->
+on_own_port(#{port := Given, certificate := Certificate} = Relay, Settings) ->
     Port = case Given of
                undefined -> macula_dist_name:default_port();
                _ -> Given
            end,
-    Options = #{owner => self(), ip => any, ports => [Port], name => <<>>, threads => 1,
-                home => macula_dist_home:directory(<<"relay">>), authorities => undefined,
-                certificate => Certificate, registry => undefined, well_known_port => undefined,
-                dist_streams => 1, congestion => Congestion},
+    Options = Settings#{owner => self(), ip => any, ports => [Port], name => <<>>, threads => 1,
+                        home => macula_dist_home:directory(<<"relay">>), authorities => undefined,
+                        certificate => Certificate, registry => undefined, well_known_port => undefined,
+                        dist_streams => 1},
     case macula_nif:endpoint_open(Options) of
         {ok, Endpoint} ->
             %% The certificate is that of the whole port.

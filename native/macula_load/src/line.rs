@@ -189,7 +189,9 @@ pub(crate) fn config() -> Result<quinn::ClientConfig, Error> {
     tls.alpn_protocols = vec![b"macula-relay".to_vec()];
     tls.enable_sni = false;
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    let mut transport = macula_net::transport::parameters(1, macula_net::Congestion::Cubic);
+    let largest = macula_net::mtu::USUAL;
+    let mut transport =
+        macula_net::transport::parameters(1, macula_net::Congestion::Cubic, largest);
     transport.datagram_receive_buffer_size(Some(QUEUE)).datagram_send_buffer_size(QUEUE);
     config.transport_config(Arc::new(transport));
     Ok(config)

@@ -18,7 +18,7 @@ use crate::greet::{self, GreetError};
 use crate::link::Link;
 use crate::relay::{self, RelayService};
 use crate::socket::from_label;
-use crate::{mesh, tls, transport};
+use crate::{mtu, tls, transport};
 
 /// How long a stranger may take from its first packet to the end of its hello.
 const ADMISSION: Duration = Duration::from_secs(10);
@@ -124,11 +124,9 @@ async fn admit(
     door: &Door,
 ) -> Result<Guest, Outcome> {
     let deadline = Instant::now() + ADMISSION;
-    let connecting = match mesh::is_label(&incoming.remote_address()) {
-        true => incoming
-            .accept_with(Arc::new(transport::relayed_server(&shared.tls(), shared.congestion()))),
-        false => incoming.accept(),
-    };
+    let largest = mtu::of_label(incoming.remote_address());
+    let server = transport::server(&shared.tls(), &shared.settings(), largest);
+    let connecting = incoming.accept_with(Arc::new(server));
     let connecting = connecting.map_err(|_| Outcome::Harmless)?;
     let connection = match timeout_at(deadline, connecting).await {
         Ok(Ok(connection)) => connection,

@@ -22,7 +22,10 @@ const LATELY: Duration = Duration::from_secs(1);
 
 /// What QUIC takes of one link. Those who write its streams change it in turn: one of them does not take away what another
 /// one has just allowed itself.
-pub(crate) struct Ahead(Mutex<Bytes>);
+pub(crate) struct Ahead {
+    most: u64,
+    bytes: Mutex<Bytes>,
+}
 
 struct Bytes {
     now: u64,
@@ -33,9 +36,10 @@ struct Bytes {
 }
 
 impl Ahead {
-    /// That of a link which has just begun, and was told [`LEAST`].
-    pub(crate) fn new() -> Ahead {
-        Ahead(Mutex::new(Bytes { now: LEAST, lately: LEAST, halved: Instant::now() }))
+    /// That of a link which has just begun, and was told [`LEAST`]; never more than `most`.
+    pub(crate) fn new(most: u64) -> Ahead {
+        let bytes = Bytes { now: LEAST, lately: LEAST, halved: Instant::now() };
+        Ahead { most: most.max(LEAST), bytes: Mutex::new(bytes) }
     }
 
     /// Has QUIC take twice as much as the path is `worth`: as much as is under way, and as much again that is sent as soon as
@@ -44,8 +48,8 @@ impl Ahead {
     /// With a window for each lane, as the other side has, a slow line would have minutes of them before
     /// it: all the lanes of 32 senders stood full, and none of them moved for half a minute.
     pub(crate) fn keep(&self, connection: &Connection, worth: u64) {
-        let mut bytes = self.0.lock();
-        let ahead = (2 * worth).max(LEAST);
+        let mut bytes = self.bytes.lock();
+        let ahead = worth.saturating_mul(2).clamp(LEAST, self.most);
         if ahead > bytes.now || ahead < bytes.now / 2 {
             bytes.now = ahead;
             connection.set_send_window(ahead);
@@ -64,7 +68,7 @@ impl Ahead {
         reserve: u64,
         write: impl FnOnce() -> T,
     ) -> T {
-        let bytes = self.0.lock();
+        let bytes = self.bytes.lock();
         connection.set_send_window(bytes.lately + reserve);
         let written = write();
         connection.set_send_window(bytes.now);

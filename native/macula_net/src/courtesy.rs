@@ -47,6 +47,13 @@ impl Runtime for Courteous {
     }
 }
 
+/// This thread has sent or received so many bytes.
+pub(crate) fn carried(bytes: usize) {
+    let mut courtesy = COURTESY.get();
+    courtesy.carried(bytes);
+    COURTESY.set(courtesy);
+}
+
 fn yield_if_due() {
     let (mut courtesy, now) = (COURTESY.get(), START.elapsed());
     if courtesy.is_due(now) {

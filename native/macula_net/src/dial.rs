@@ -17,7 +17,7 @@ use crate::endpoint::{Endpoint, Shared};
 use crate::greet::{self, GreetError, Greeted};
 use crate::link::Link;
 use crate::socket::to_label;
-use crate::{mesh, tls, transport};
+use crate::{mtu, tls, transport};
 
 /// How long an attempt runs alone before the next address is tried beside it (RFC 8305, 5 asks
 /// for 100 ms to 2 s and recommends 250 ms; our addresses are sorted by likelihood already).
@@ -240,11 +240,8 @@ pub(crate) async fn connect_to(
     address: SocketAddr,
     target: &str,
 ) -> Result<Connection, DialError> {
-    let (tls, congestion) = (shared.tls(), shared.congestion());
-    let config = match mesh::is_label(&address) {
-        true => transport::relayed_client(&tls, congestion),
-        false => transport::client(&tls, congestion),
-    };
+    let (tls, settings) = (shared.tls(), shared.settings());
+    let config = transport::client(&tls, &settings, mtu::of_label(to_label(address)));
     connect(shared, address, config, target).await
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use macula_core::dist::memory::Memory;
 use macula_core::hello::{BootId, Local, Peer, Refusal};
 use macula_core::keys::{self, CookieKey};
 use macula_core::path::select::Path;
@@ -29,8 +30,9 @@ use crate::renewal::{self, CertificateNews};
 use crate::socket::{Counters, MeshSocket};
 use crate::stand_in::{self, WellKnown};
 use crate::tls::{Tls, TlsFailure};
+use crate::transport::{self, Settings};
 use crate::unreachable::Reports;
-use crate::{paths, restart, transport};
+use crate::{mtu, paths, restart};
 
 /// How long links may take to deliver what was sent when their endpoint closes. OTP gives all of
 /// distribution one second to stop; what takes longer is killed, and would keep name and port.
@@ -76,10 +78,19 @@ pub struct EndpointConfig {
     pub well_known_port: Option<u16>,
     /// Lanes of a link at most, each way; 1 or 0: all frames go one after the other.
     pub lanes: u8,
+    /// How much each link may hold.
+    pub memory: Memory,
     /// How much may be under way, of all that this endpoint sends.
     pub congestion: Congestion,
     /// The keys of cookies, stretched so far; those of other endpoints here, or none.
     pub keys: CookieKeys,
+}
+
+impl EndpointConfig {
+    fn settings(&self) -> Settings {
+        let (congestion, memory) = (self.congestion, self.memory);
+        Settings { congestion, memory, lanes: transport::lanes(self.lanes) }
+    }
 }
 
 /// What went wrong with somebody who wanted to get in.
@@ -176,7 +187,7 @@ impl Endpoint {
         let tls = Tls::load(&config.certificates, None, &identity, &handshakes)?;
         let socket = bind(config)?;
         let quinn =
-            quinn_endpoint(&identity, &tls, config.congestion, socket.clone()).map_err(failed)?;
+            quinn_endpoint(&identity, &tls, &config.settings(), socket.clone()).map_err(failed)?;
         let shared = Arc::new(Shared {
             quinn,
             socket,
@@ -554,9 +565,9 @@ impl Shared {
         &self.config.keys
     }
 
-    /// How much may be under way, of all that is sent here.
-    pub(crate) fn congestion(&self) -> Congestion {
-        self.config.congestion
+    /// What QUIC is told of all links here.
+    pub(crate) fn settings(&self) -> Settings {
+        self.config.settings()
     }
 
     /// Certificates and what was made of them.
@@ -566,7 +577,7 @@ impl Shared {
 
     /// A QUIC endpoint of this node at another port.
     pub(crate) fn open_beside(&self, socket: Arc<MeshSocket>) -> io::Result<quinn::Endpoint> {
-        quinn_endpoint(&self.identity, &self.tls(), self.congestion(), socket)
+        quinn_endpoint(&self.identity, &self.tls(), &self.settings(), socket)
     }
 
     /// See [`Endpoint::renew_certificates`].
@@ -607,7 +618,7 @@ impl Shared {
         let tls = Arc::new(tls);
         let former = std::mem::replace(&mut *self.tls.write(), tls.clone());
         if !self.is_closing() {
-            let server = transport::server(&tls, self.congestion());
+            let server = transport::server(&tls, &self.settings(), mtu::USUAL);
             self.quinn.set_server_config(Some(server.clone()));
             self.well_known.renew(server);
         }
@@ -660,26 +671,30 @@ impl Shared {
     ) -> Arc<Link> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Relaxed);
-        transport::admit(&connection, transport::lanes(greeted.peer.streams));
+        let lanes = transport::lanes(greeted.peer.streams);
+        let shares = self.config.memory.shares(lanes);
+        transport::admit(&connection, lanes, &shares);
         let reports = self.reports.watch(connection.remote_address());
-        let link = Link::new(id, connection, greeted, self.socket.clone(), reports);
+        let link = Link::new(id, connection, greeted, &shares, self.socket.clone(), reports);
         let mut links = self.links.lock();
         links.retain(|_, link| link.strong_count() > 0);
         links.insert(id, Arc::downgrade(&link));
-        if !link.peer().name.is_empty() {
-            tokio::spawn(restart::watch(Arc::downgrade(self), Arc::downgrade(&link)));
-        }
         if let Some(mesh) = self.mesh() {
             tokio::spawn(mesh.attach_tunnel(link.clone()));
         }
         link
     }
 
-    /// Finds out for every link whether what was sent arrives. True when all links are idle.
-    pub(crate) fn look_at_links(&self) -> bool {
+    /// Finds out for every link whether what was sent arrives, and whether its peer is the one that it was. True when
+    /// all links are idle.
+    pub(crate) fn look_at_links(self: &Arc<Self>) -> bool {
         let mut all_idle = true;
         for link in self.open_links() {
-            all_idle &= link.look();
+            let seen = link.look();
+            all_idle &= seen.idle;
+            if seen.doubtful {
+                tokio::spawn(restart::ask(self.clone(), link.clone()));
+            }
             if link.has_moved()
                 && let Some(LinkInfo { node, relay, address, .. }) = self.link_info(&link)
             {
@@ -746,10 +761,11 @@ fn bind(config: &EndpointConfig) -> Result<Arc<MeshSocket>, BindError> {
 fn quinn_endpoint(
     identity: &Identity,
     tls: &Tls,
-    congestion: Congestion,
+    settings: &Settings,
     socket: Arc<MeshSocket>,
 ) -> io::Result<quinn::Endpoint> {
-    let (config, server) = (transport::endpoint(identity), transport::server(tls, congestion));
+    let (config, server) =
+        (transport::endpoint(identity), transport::server(tls, settings, mtu::USUAL));
     quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(Courteous))
 }
 

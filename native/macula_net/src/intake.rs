@@ -6,6 +6,7 @@ use bytes::Bytes;
 use macula_core::dist::credit::Credit;
 use macula_core::dist::frame::{FrameReader, Piece};
 use macula_core::dist::lane::{FenceReader, Opening};
+use macula_core::dist::memory::Shares;
 use macula_core::dist::merge::{Merge, Violation};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -79,10 +80,10 @@ enum Stop {
 }
 
 impl Intake {
-    /// An empty one, of the control stream and so many lanes.
-    pub(crate) fn new(lanes: Option<u16>) -> Intake {
+    /// An empty one, of the control stream and so many lanes, that may hold so much.
+    pub(crate) fn new(lanes: Option<u16>, shares: &Shares) -> Intake {
         let streams = 1 + usize::from(lanes.unwrap_or(0));
-        let input = || Input { chunks: VecDeque::new(), credit: Credit::input(), queued: false };
+        let input = || Input { chunks: VecDeque::new(), credit: shares.for_input(), queued: false };
         let waiting = Waiting {
             inputs: (0..streams).map(|_| input()).collect(),
             turns: VecDeque::new(),
@@ -356,8 +357,13 @@ mod tests {
     use std::collections::HashMap;
 
     use macula_core::dist::lane::{MARKER, fence_header};
+    use macula_core::dist::memory::Memory;
 
     use super::*;
+
+    fn intake(lanes: Option<u16>) -> Intake {
+        Intake::new(lanes, &Memory::default().shares(lanes))
+    }
 
     fn frame(content: u8) -> Bytes {
         Bytes::copy_from_slice(&[0, 0, 0, 1, content])
@@ -409,7 +415,7 @@ mod tests {
     /// Also when some of it comes in the chunk of the marker, and some only after it.
     #[test]
     fn what_waits_for_a_fence_goes_on_as_it_came() {
-        let (intake, mut handler) = (Intake::new(Some(4)), Handler::default());
+        let (intake, mut handler) = (intake(Some(4)), Handler::default());
         for index in 0..4 {
             intake.opened(Opening { index, fences: 0 }).unwrap();
         }
@@ -428,7 +434,7 @@ mod tests {
     #[test]
     fn a_fenced_frame_is_handed_out_in_many_calls_and_ends_when_the_lanes_are_there() {
         const MOST: usize = 64 * 1024;
-        let (intake, mut handler) = (Intake::new(Some(1)), Handler::default());
+        let (intake, mut handler) = (intake(Some(1)), Handler::default());
         intake.opened(Opening { index: 0, fences: 0 }).unwrap();
         let content: Vec<u8> = (0..20 * MOST).map(|at| at as u8).collect();
         let header = fence_header(content.len(), 1).unwrap();
@@ -443,7 +449,7 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_behind_what_must_not_be_sent() {
-        let (intake, mut handler) = (Intake::new(Some(1)), Handler::default());
+        let (intake, mut handler) = (intake(Some(1)), Handler::default());
         let empty = Bytes::from_static(&[0, 0, 0, 2, 0, 0]);
         push(&intake, Stream::Control, &[empty, Bytes::from_static(&[0, 0, 0, 3, 0, 0, 7])]);
         assert_eq!(handler.take_all(&intake), []);

@@ -38,6 +38,7 @@ mod unreachable;
 
 pub mod hops;
 pub mod mdns;
+pub mod mtu;
 pub mod registry;
 pub mod resolve;
 pub mod transport;

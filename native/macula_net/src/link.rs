@@ -9,6 +9,7 @@ use bytes::Bytes;
 use macula_core::dist::brake::Taken;
 use macula_core::dist::frame::Piece;
 use macula_core::dist::lanes::Flow;
+use macula_core::dist::memory::Shares;
 use macula_core::dist::signal::Sender;
 use macula_core::hello::Peer;
 use macula_core::path::liveness::{Liveness, Verdict};
@@ -24,6 +25,7 @@ use crate::mesh::is_label;
 use crate::outlet::{self, Batch, Outlet, Stream};
 use crate::paths::LinkPaths;
 use crate::reader::{self, Command, Inbox, PacketWaiter};
+use crate::restart::Doubt;
 use crate::socket::{MeshSocket, from_label, to_label};
 use crate::unreachable::Watch;
 use crate::{tls, transport};
@@ -99,6 +101,8 @@ pub struct LinkInfo {
     pub suite: &'static str,
     /// Round-trip time, as QUIC estimates it.
     pub rtt: Duration,
+    /// Bytes of the largest datagrams that QUIC has found to arrive.
+    pub mtu: u16,
     /// Stream bytes received.
     pub bytes_in: u64,
     /// Stream bytes sent.
@@ -141,6 +145,15 @@ pub(crate) struct LinkState {
     established: OnceLock<String>,
 }
 
+/// What a look at a link has found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    /// Nothing was sent lately.
+    pub(crate) idle: bool,
+    /// The peer, spoken to, says so little that it may have started again.
+    pub(crate) doubtful: bool,
+}
+
 /// One link. Dropping it closes it.
 pub struct Link {
     id: u64,
@@ -149,6 +162,7 @@ pub struct Link {
     paths: Option<Arc<LinkPaths>>,
     /// The path it was last known to take.
     known: Mutex<Path>,
+    doubt: Doubt,
     state: Arc<LinkState>,
     commands: mpsc::UnboundedSender<Command>,
 }
@@ -218,11 +232,12 @@ impl LinkState {
 }
 
 impl Link {
-    /// Takes over a connection whose hello is done.
+    /// Takes over a connection whose hello is done; it may hold so much.
     pub(crate) fn new(
         id: u64,
         connection: Connection,
         greeted: Greeted,
+        shares: &Shares,
         socket: Arc<MeshSocket>,
         reports: Watch,
     ) -> Arc<Link> {
@@ -231,8 +246,8 @@ impl Link {
         let lanes = transport::lanes(peer.streams);
         let state = Arc::new(LinkState {
             connection,
-            outlet: Outlet::new(lanes),
-            intake: Intake::new(lanes),
+            outlet: Outlet::new(lanes, shares),
+            intake: Intake::new(lanes, shares),
             counters: Counters::default(),
             reason: OnceLock::new(),
             ending: watch::Sender::default(),
@@ -248,7 +263,8 @@ impl Link {
         }
         let label = state.connection.remote_address();
         let known = Mutex::new(paths.as_ref().map_or(Path::Direct(label), |paths| paths.current()));
-        Arc::new(Link { id, peer, socket, paths, known, state, commands })
+        let doubt = Doubt::new();
+        Arc::new(Link { id, peer, socket, paths, known, doubt, state, commands })
     }
 
     /// A number no other link of this VM has.
@@ -318,16 +334,21 @@ impl Link {
         std::mem::replace(&mut *known, path) != path
     }
 
-    /// Finds out whether what was sent arrives, and takes another path if it does not. True when the
-    /// link is idle.
-    pub(crate) fn look(&self) -> bool {
-        let (Some(paths), None) = (&self.paths, self.state.reason.get()) else {
-            return true;
-        };
+    /// Finds out whether what was sent arrives, and takes another path if it does not.
+    pub(crate) fn look(&self) -> Seen {
+        if self.state.reason.get().is_some() {
+            return Seen { idle: true, doubtful: false };
+        }
         let stats = self.state.connection.stats();
         let sent = transport::asking(&stats);
+        // A peer without a name could not be asked.
+        let named = !self.peer.name.is_empty();
+        let doubtful = named && self.doubt.look(sent, stats.udp_rx.datagrams);
+        let Some(paths) = &self.paths else {
+            return Seen { idle: true, doubtful };
+        };
         self.socket.carry_out(paths, paths.look(sent, stats.frame_rx.acks, stats.path.rtt));
-        paths.is_idle()
+        Seen { idle: paths.is_idle(), doubtful }
     }
 
     /// What quinn knows the peer by.
@@ -439,16 +460,6 @@ impl Link {
         false
     }
 
-    /// Counts of what was sent that asks for an answer, and of what was received; none when the
-    /// link is closed.
-    pub(crate) fn traffic(&self) -> Option<(u64, u64)> {
-        if self.state.reason.get().is_some() {
-            return None;
-        }
-        let stats = self.state.connection.stats();
-        Some((transport::asking(&stats), stats.udp_rx.datagrams))
-    }
-
     /// Ends the link: its peer has started again.
     pub(crate) fn replace(&self) {
         self.state.ended(Closed::Replaced);
@@ -460,13 +471,14 @@ impl Link {
         if self.state.reason.get().is_some() {
             return None;
         }
-        let counters = &self.state.counters;
+        let (counters, path) = (&self.state.counters, self.state.connection.stats().path);
         Some(LinkInfo {
             node,
             address: self.address(),
             relay: None,
             suite: tls::SUITE,
-            rtt: self.state.connection.rtt(),
+            rtt: path.rtt,
+            mtu: path.current_mtu,
             bytes_in: counters.bytes_in.load(Relaxed),
             bytes_out: self.state.outlet.bytes_out.load(Relaxed),
             msgs_in: counters.msgs_in.load(Relaxed),

@@ -14,6 +14,7 @@ use macula_core::dist::flows::Frames;
 use macula_core::dist::frame;
 use macula_core::dist::lane::{FENCE_PREFIX, MARKER, Opening};
 use macula_core::dist::lanes::{Flow, Lanes, Place};
+use macula_core::dist::memory::Shares;
 use macula_core::dist::signal::Sender;
 use parking_lot::{Mutex, MutexGuard};
 use quinn::SendStream;
@@ -112,21 +113,22 @@ pub struct Batch<'a> {
 }
 
 impl Outlet {
-    /// For a link with so many lanes; none: it has its control stream alone.
+    /// For a link with so many lanes, none: it has its control stream alone, that may hold so much.
     ///
     /// All lanes are opened at once. To a reader a lane that begins is another event than one that goes
     /// on, without an order between them: what opens a lane would overtake what was sent before it.
-    pub(crate) fn new(lanes: Option<u16>) -> Outlet {
+    pub(crate) fn new(lanes: Option<u16>, shares: &Shares) -> Outlet {
         let mut sorter = lanes.map(Lanes::new);
         let openings = sorter.iter_mut().flat_map(Lanes::open_all).collect();
+        let brake = lanes.map_or_else(Brake::without_lanes, |lanes| Brake::new(lanes, shares));
         Outlet {
             control: Queue::default(),
             sorter: sorter.map(Mutex::new),
             lanes: Mutex::new(Waiting { openings, ..Waiting::default() }),
-            brake: Mutex::new(lanes.map_or_else(Brake::without_lanes, Brake::new)),
+            brake: Mutex::new(brake),
             braked: Notify::new(),
             bytes_out: AtomicU64::new(0),
-            ahead: Ahead::new(),
+            ahead: Ahead::new(shares.ahead),
         }
     }
 

@@ -1,41 +1,39 @@
 //! Finds out whether a peer that says nothing any more has started again: on a connection of its
 //! own, whose hello tells which life of the node answers.
 
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
 
-use macula_core::path::silence::Silence;
-use tokio::time::{Instant, sleep, timeout};
+use macula_core::path::silence::{ANSWER, Silence};
+use parking_lot::Mutex;
+use tokio::time::timeout;
 
 use crate::dial;
 use crate::endpoint::Shared;
 use crate::greet;
 use crate::link::Link;
 
-/// How often a link is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// Whether a link's peer is still the one that it was, as far as can be told from what it says.
+pub(crate) struct Doubt {
+    began: Instant,
+    silence: Mutex<Silence>,
+}
 
-/// How long a peer may take to say which life it is in.
-const ANSWER: Duration = Duration::from_secs(2);
+impl Doubt {
+    pub(crate) fn new() -> Doubt {
+        Doubt { began: Instant::now(), silence: Mutex::default() }
+    }
 
-/// Watches a link until it ends, and ends it when its peer turns out to live another life.
-pub(crate) async fn watch(shared: Weak<Shared>, link: Weak<Link>) {
-    let began = Instant::now();
-    let mut silence = Silence::default();
-    loop {
-        sleep(LOOK).await;
-        let (Some(shared), Some(link)) = (shared.upgrade(), link.upgrade()) else {
-            return;
-        };
-        let Some((sent, received)) = link.traffic() else {
-            return;
-        };
-        if silence.look(began.elapsed(), sent, received)
-            && let Ok(Some(true)) = timeout(ANSWER, lives_anew(&shared, &link)).await
-        {
-            link.replace();
-            return;
-        }
+    /// Whether to ask the peer now: see [`Silence::look`].
+    pub(crate) fn look(&self, sent: u64, received: u64) -> bool {
+        self.silence.lock().look(self.began.elapsed(), sent, received)
+    }
+}
+
+/// Asks a link's peer which life it is in, and ends the link when that is another one.
+pub(crate) async fn ask(shared: Arc<Shared>, link: Arc<Link>) {
+    if let Ok(Some(true)) = timeout(ANSWER, lives_anew(&shared, &link)).await {
+        link.replace();
     }
 }
 

@@ -20,6 +20,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 
 use crate::answers::Answers;
+use crate::courtesy;
 use crate::hops::{self, Hop};
 use crate::mesh::{Tunnels, is_label};
 use crate::paths::{LinkPaths, Output, Paths};
@@ -315,10 +316,11 @@ impl MeshSocket {
         self.relabel(bufs, metas);
     }
 
-    /// Makes it all come from labels that quinn knows.
+    /// Makes it all come from labels that quinn knows, and counts it.
     fn relabel(&self, bufs: &[IoSliceMut<'_>], metas: &mut [RecvMeta]) {
         self.paths.relabel(metas.iter_mut().map(|meta| (&mut meta.addr, &mut meta.dst_ip)));
         for (buf, meta) in bufs.iter().zip(metas) {
+            courtesy::carried(meta.len);
             self.answers.note(meta.addr, &buf[..meta.len]);
         }
     }
@@ -377,6 +379,7 @@ impl AsyncUdpSocket for MeshSocket {
     /// Only a full socket is an error here: any other would end the connection's driver in quinn,
     /// while for QUIC a datagram that could not be sent is just a lost one.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        courtesy::carried(transmit.contents.len());
         let label = to_label(transmit.destination);
         if let Some(link) = self.paths.of(&label) {
             return self.send_by(&link, link.current(), transmit);

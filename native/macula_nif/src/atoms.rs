@@ -109,6 +109,7 @@ rustler::atoms! {
     bytes_in,
     bytes_out,
     msgs_in,
+    mtu,
     msgs_out,
     queue,
 }

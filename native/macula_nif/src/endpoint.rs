@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use macula_core::dist::memory::Memory;
 use macula_net::{
     BindError, CertificateFiles, Congestion, Cookie, CookieKeys, Endpoint, EndpointConfig, Link,
     LinkInfo, Origin,
@@ -68,6 +69,7 @@ struct Options<'a> {
     registry: Term<'a>,
     well_known_port: Term<'a>,
     dist_streams: u8,
+    link_memory: u64,
     congestion: rustler::Atom,
 }
 
@@ -94,6 +96,7 @@ impl Options<'_> {
             registry: file(&self.registry)?,
             well_known_port: well_known_port.0.map(|port| port.0),
             lanes: self.dist_streams,
+            memory: Memory::new(self.link_memory).ok_or(Error::BadArg)?,
             congestion: self.congestion()?,
             keys: CookieKeys::default(),
         })
@@ -273,6 +276,7 @@ fn info<'a>(env: Env<'a>, link: &LinkInfo) -> Term<'a> {
         (atoms::path(), path.encode(env)),
         (atoms::tls(), binary(env, link.suite.as_bytes())),
         (atoms::rtt_us(), (link.rtt.as_micros() as u64).encode(env)),
+        (atoms::mtu(), link.mtu.encode(env)),
         (atoms::bytes_in(), link.bytes_in.encode(env)),
         (atoms::bytes_out(), link.bytes_out.encode(env)),
         (atoms::msgs_in(), link.msgs_in.encode(env)),

@@ -12,8 +12,9 @@
 use std::collections::HashMap;
 use std::mem;
 
-use super::credit::{Credit, FLOW_FREE};
+use super::credit::Credit;
 use super::lanes::{FLOWS, Flow, Place};
+use super::memory::Shares;
 use super::signal::Sender;
 
 /// The state of a link's queues.
@@ -44,6 +45,8 @@ enum Stall {
 #[derive(Debug)]
 struct Lane {
     waiting: Credit,
+    /// Bytes of a flow that nobody is suspended for.
+    free: usize,
     /// Bytes of each flow.
     flows: [usize; FLOWS as usize],
     /// Who was to be suspended since the lane is full, and the number of its flow.
@@ -69,16 +72,16 @@ pub struct Taken {
 }
 
 impl Lane {
-    fn new() -> Lane {
+    fn new(shares: &Shares) -> Lane {
         let flows = [0; FLOWS as usize];
-        Lane { waiting: Credit::lane(), flows, suspended: HashMap::new() }
+        Lane { waiting: shares.for_lane(), free: shares.flow, flows, suspended: HashMap::new() }
     }
 
     /// Takes `bytes` of a flow into the queue. True when the lane is full, and this flow not the least of it.
     fn queued(&mut self, flow: u16, bytes: usize) -> bool {
         let waiting = &mut self.flows[usize::from(flow % FLOWS)];
         *waiting += bytes;
-        let much = *waiting > FLOW_FREE;
+        let much = *waiting > self.free;
         self.waiting.queued(bytes) && much
     }
 
@@ -86,7 +89,7 @@ impl Lane {
     fn taken(&mut self, flow: u16, bytes: usize) -> Vec<Sender> {
         let waiting = &mut self.flows[usize::from(flow % FLOWS)];
         *waiting = waiting.saturating_sub(bytes);
-        let little = *waiting <= FLOW_FREE / 2;
+        let little = *waiting <= self.free / 2;
         if self.waiting.taken(bytes) {
             self.release(|_| true)
         } else if little && !self.suspended.is_empty() {
@@ -103,10 +106,10 @@ impl Lane {
 }
 
 impl Brake {
-    /// For a link with so many lanes; at least one.
-    pub fn new(lanes: u16) -> Brake {
-        let lanes = (0..lanes.max(1)).map(|_| Lane::new()).collect();
-        Brake { lanes, link: Credit::link(), stall: Stall::Moving, moved: false, still: 0 }
+    /// For a link with so many lanes, at least one, that may hold so much.
+    pub fn new(lanes: u16, shares: &Shares) -> Brake {
+        let lanes = (0..lanes.max(1)).map(|_| Lane::new(shares)).collect();
+        Brake { lanes, link: shares.for_link(), stall: Stall::Moving, moved: false, still: 0 }
     }
 
     /// For a link with its control stream alone, where all senders wait together.
@@ -198,10 +201,18 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::credit::{LANE_HIGH, LINK_HIGH, LINK_LOW};
+    use super::super::memory::Memory;
     use super::*;
 
     const LANES: u16 = 3;
+
+    fn shares() -> Shares {
+        Memory::default().shares(Some(LANES))
+    }
+
+    fn new() -> Brake {
+        Brake::new(LANES, &shares())
+    }
 
     fn sender(id: u32) -> Sender {
         Sender { id, serial: 0, creation: 1 }
@@ -222,14 +233,14 @@ mod tests {
 
     #[test]
     fn who_fills_a_lane_waits_until_half_of_it_has_left() {
-        let mut brake = Brake::new(LANES);
-        assert_eq!(brake.queued(&place(7), LANE_HIGH - 1), Queued::default());
+        let mut brake = new();
+        assert_eq!(brake.queued(&place(7), shares().lane - 1), Queued::default());
         let suspend = Queued { suspend: Some(sender(7)), pause: false };
         assert_eq!(brake.queued(&place(7), 1), suspend);
         // Suspending takes its time: the frames it sends meanwhile are no reason to do it again.
         assert_eq!(brake.queued(&place(7), 1), Queued::default());
         assert_eq!(brake.queued(&place(8), 1), Queued::default());
-        assert_eq!(taken(&mut brake, 7, LANE_HIGH / 2), Taken::default());
+        assert_eq!(taken(&mut brake, 7, shares().lane / 2), Taken::default());
         let resume = Taken { resume: vec![sender(7)], go_on: false };
         assert_eq!(taken(&mut brake, 7, 1), resume);
         assert_eq!(taken(&mut brake, 7, 1), Taken::default());
@@ -238,35 +249,35 @@ mod tests {
     /// 8 and 11 share a lane.
     #[test]
     fn who_has_little_on_a_full_lane_goes_on() {
-        let mut brake = Brake::new(LANES);
-        assert_eq!(brake.queued(&place(8), LANE_HIGH).suspend, Some(sender(8)));
-        assert_eq!(brake.queued(&place(11), FLOW_FREE).suspend, None);
+        let mut brake = new();
+        assert_eq!(brake.queued(&place(8), shares().lane).suspend, Some(sender(8)));
+        assert_eq!(brake.queued(&place(11), shares().flow).suspend, None);
         assert_eq!(brake.queued(&place(11), 1).suspend, Some(sender(11)));
-        assert_eq!(taken(&mut brake, 11, FLOW_FREE / 2).resume, []);
+        assert_eq!(taken(&mut brake, 11, shares().flow / 2).resume, []);
         assert_eq!(taken(&mut brake, 11, 1).resume, [sender(11)]);
-        assert_eq!(brake.queued(&place(11), FLOW_FREE).suspend, Some(sender(11)));
-        let mut resumed = taken(&mut brake, 8, LANE_HIGH - FLOW_FREE / 2).resume;
+        assert_eq!(brake.queued(&place(11), shares().flow).suspend, Some(sender(11)));
+        let mut resumed = taken(&mut brake, 8, shares().lane - shares().flow / 2).resume;
         resumed.sort();
         assert_eq!(resumed, [sender(8), sender(11)]);
     }
 
     #[test]
     fn what_nobody_can_be_suspended_for_counts_for_the_link() {
-        let mut brake = Brake::new(LANES);
+        let mut brake = new();
         let flow = Flow::of_nobody(1);
         let nobodys = Place::Lane { flow, opening: None, sender: None };
         let fence = Place::Fence { lanes: 1 };
-        assert_eq!(brake.queued(&nobodys, LINK_HIGH / 2), Queued::default());
-        assert_eq!(brake.queued(&fence, LINK_HIGH / 2), Queued { suspend: None, pause: true });
-        assert!(!brake.taken(Some(flow), LINK_HIGH - LINK_LOW - 1).go_on);
+        assert_eq!(brake.queued(&nobodys, shares().link / 2), Queued::default());
+        assert_eq!(brake.queued(&fence, shares().link / 2), Queued { suspend: None, pause: true });
+        assert!(!brake.taken(Some(flow), shares().link - shares().link_low - 1).go_on);
         assert!(brake.taken(None, 1).go_on);
-        assert_eq!(brake.waiting(), LINK_LOW);
+        assert_eq!(brake.waiting(), shares().link_low);
     }
 
     #[test]
     fn a_link_that_stands_still_is_left_to_the_emulator() {
-        let mut brake = Brake::new(LANES);
-        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, Some(sender(7)));
+        let mut brake = new();
+        assert_eq!(brake.queued(&place(7), shares().lane).suspend, Some(sender(7)));
         assert!(brake.holds());
         assert_eq!(brake.stands(), [sender(7)]);
         assert!(!brake.holds());
@@ -287,8 +298,8 @@ mod tests {
 
     #[test]
     fn a_link_stands_still_so_long_after_the_last_that_moved() {
-        let mut brake = Brake::new(LANES);
-        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, Some(sender(7)));
+        let mut brake = new();
+        assert_eq!(brake.queued(&place(7), shares().lane).suspend, Some(sender(7)));
         for _ in 0..LOOKS {
             assert_eq!(taken(&mut brake, 7, 1), Taken::default());
             assert_eq!(brake.look(), []);
@@ -306,11 +317,11 @@ mod tests {
 
     #[test]
     fn a_link_that_stood_still_goes_on_below_its_mark_only() {
-        let mut brake = Brake::new(LANES);
-        assert!(brake.queued(&place(7), LINK_HIGH).pause);
+        let mut brake = new();
+        assert!(brake.queued(&place(7), shares().link).pause);
         brake.stands();
         assert!(!taken(&mut brake, 7, 1).go_on);
-        assert!(taken(&mut brake, 7, LINK_HIGH / 2).go_on);
+        assert!(taken(&mut brake, 7, shares().link / 2).go_on);
         // Nobody was told to pause.
         brake.stands();
         assert_eq!(taken(&mut brake, 7, 1), Taken::default());
@@ -318,11 +329,11 @@ mod tests {
 
     #[test]
     fn nobody_is_suspended_for_a_link_that_has_ended() {
-        let mut brake = Brake::new(LANES);
-        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, Some(sender(7)));
+        let mut brake = new();
+        assert_eq!(brake.queued(&place(7), shares().lane).suspend, Some(sender(7)));
         assert_eq!(brake.ended(), [sender(7)]);
-        assert_eq!(brake.queued(&place(7), LANE_HIGH).suspend, None);
-        assert_eq!(taken(&mut brake, 7, 2 * LANE_HIGH), Taken::default());
+        assert_eq!(brake.queued(&place(7), shares().lane).suspend, None);
+        assert_eq!(taken(&mut brake, 7, 2 * shares().lane), Taken::default());
         assert_eq!(brake.ended(), []);
     }
 
@@ -381,20 +392,20 @@ mod tests {
         fn check(&self, brake: &Brake) {
             for sender in &self.suspended {
                 let flow = flow_of(sender.id);
-                assert!(self.waiting[&Some(flow)] > FLOW_FREE / 2, "{sender:?}");
+                assert!(self.waiting[&Some(flow)] > shares().flow / 2, "{sender:?}");
                 let on_lane =
                     self.waiting.iter().filter(|(of, _)| of.is_some_and(|of| of.lane == flow.lane));
                 assert!(
-                    on_lane.map(|(_, bytes)| bytes).sum::<usize>() > LANE_HIGH / 2,
+                    on_lane.map(|(_, bytes)| bytes).sum::<usize>() > shares().lane / 2,
                     "{sender:?}"
                 );
             }
             let all: usize = self.waiting.values().sum();
             assert_eq!(all, brake.waiting());
-            assert!(!self.paused || all > LINK_LOW || self.stands);
+            assert!(!self.paused || all > shares().link_low || self.stands);
             assert!(self.suspended.is_empty() || !self.stands);
             assert_eq!(brake.holds(), !self.suspended.is_empty());
-            assert!(self.paused || all < LINK_HIGH);
+            assert!(self.paused || all < shares().link);
         }
     }
 
@@ -406,7 +417,7 @@ mod tests {
             steps in prop::collection::vec(step(), 1..300),
             drains in any::<bool>(),
         ) {
-            let mut brake = Brake::new(LANES);
+            let mut brake = new();
             let mut world = World::default();
             for step in steps {
                 match step {

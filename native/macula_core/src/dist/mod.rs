@@ -12,6 +12,7 @@ pub mod flows;
 pub mod frame;
 pub mod lane;
 pub mod lanes;
+pub mod memory;
 pub mod merge;
 pub mod signal;
 pub mod turns;

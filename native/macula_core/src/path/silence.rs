@@ -9,6 +9,9 @@ use std::time::Duration;
 /// How long an answer may stay out before the peer is asked the first time.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long the peer may take to say which life it is in. It is not asked again before.
+pub const ANSWER: Duration = Duration::from_secs(2);
+
 /// The longest pause between two questions, each pause being twice the one before: the network may
 /// be cut for long.
 const LONGEST: Duration = Duration::from_secs(8);
@@ -40,7 +43,7 @@ impl Silence {
             return false;
         }
         self.unanswered_since = Some(now);
-        self.pause = (self.pause * 2).min(LONGEST);
+        self.pause = (self.pause * 2).clamp(ANSWER, LONGEST);
         true
     }
 }
@@ -66,7 +69,7 @@ mod tests {
         assert!(!silence.look(ms(0), 1, 1));
         let asked: Vec<u64> =
             (1..=60).map(|n| n * 500).filter(|at| silence.look(ms(*at), 2, 1)).collect();
-        assert_eq!(asked, [1000, 2000, 4000, 8000, 16000, 24000]);
+        assert_eq!(asked, [1000, 3000, 7000, 15000, 23000]);
     }
 
     proptest! {

@@ -22,7 +22,7 @@ mod serve;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use macula_net::{Congestion, transport};
+use macula_net::{Congestion, mtu, transport};
 use tokio::sync::mpsc;
 
 /// What a stream is for, said by its first byte.
@@ -42,10 +42,14 @@ async fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let lines = standard_input();
     match arguments[..] {
-        ["serve", ip] => serve::run(endpoint(ip.parse().unwrap()), lines).await,
+        ["serve", ip] => {
+            let ip = ip.parse().unwrap();
+            serve::run(endpoint(ip, largest_at(ip)), lines).await;
+        }
         ["measure", address] => {
             let address: SocketAddr = address.parse().unwrap();
-            measure::run(endpoint(any(address)), address, lines).await;
+            let largest = mtu::largest(address);
+            measure::run(endpoint(any(address), largest), address, lines).await;
         }
         _ => panic!("usage: see the first lines of examples/bare_quic/main.rs"),
     }
@@ -56,24 +60,28 @@ fn any(address: SocketAddr) -> IpAddr {
     if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
+/// Bytes of the largest datagrams to whoever calls there.
+fn largest_at(ip: IpAddr) -> u16 {
+    if ip.is_loopback() { mtu::largest((ip, 0).into()) } else { mtu::USUAL }
+}
+
 /// An endpoint like that of a node: same parameters, same socket buffers.
-fn endpoint(ip: IpAddr) -> quinn::Endpoint {
+fn endpoint(ip: IpAddr, largest: u16) -> quinn::Endpoint {
     let domain = socket2::Domain::for_address(SocketAddr::new(ip, 0));
     let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None).unwrap();
     socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
     socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
     socket.bind(&SocketAddr::new(ip, 0).into()).unwrap();
     let mut server = foreign::server_config(&[foreign::ALPN]);
-    server.migration(false).transport_config(Arc::new(transport::parameters(1, Congestion::Cubic)));
+    let parameters = |streams| Arc::new(transport::parameters(streams, Congestion::Cubic, largest));
+    server.migration(false).transport_config(parameters(1));
     let mut client = foreign::client_config(foreign::ALPN);
-    client.transport_config(Arc::new(transport::parameters(0, Congestion::Cubic)));
-    let mut endpoint = quinn::Endpoint::new(
-        quinn::EndpointConfig::default(),
-        Some(server),
-        socket.into(),
-        Arc::new(quinn::TokioRuntime),
-    )
-    .unwrap();
+    client.transport_config(parameters(0));
+    let mut config = quinn::EndpointConfig::default();
+    transport::take_large_datagrams(&mut config);
+    let mut endpoint =
+        quinn::Endpoint::new(config, Some(server), socket.into(), Arc::new(quinn::TokioRuntime))
+            .unwrap();
     endpoint.set_default_client_config(client);
     endpoint
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
 
+use macula_core::dist::memory::Memory;
 use macula_net::transport;
 
 use crate::{ECHO, SINK, SMALL, TIMED_SINK};
@@ -40,7 +41,7 @@ fn millis(text: &str) -> Duration {
 
 async fn connect(endpoint: &Endpoint, address: SocketAddr) -> Connection {
     let connection = endpoint.connect(address, "macula").unwrap().await.unwrap();
-    transport::admit(&connection, None);
+    transport::admit(&connection, None, &Memory::default().shares(None));
     connection
 }
 

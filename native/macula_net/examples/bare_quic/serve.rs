@@ -6,6 +6,7 @@ use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
 
+use macula_core::dist::memory::Memory;
 use macula_net::transport;
 
 use crate::{ECHO, SINK, SMALL, TIMED_SINK};
@@ -27,7 +28,7 @@ pub async fn run(endpoint: Endpoint, mut lines: mpsc::UnboundedReceiver<String>)
 
 async fn connection(incoming: quinn::Incoming) {
     let Ok(connection) = incoming.await else { return };
-    transport::admit(&connection, None);
+    transport::admit(&connection, None, &Memory::default().shares(None));
     while let Ok(stream) = connection.accept_bi().await {
         tokio::spawn(serve(connection.clone(), stream));
     }

@@ -203,7 +203,8 @@ impl Attachment<'_> {
 
     async fn attach(&self, shared: &Arc<Shared>) -> Result<Attached, RelayError> {
         let url = &self.mesh.config.relays[self.relay];
-        let config = transport::attachment(&self.mesh.tls().relay_client, shared.congestion());
+        let config =
+            transport::attachment(&self.mesh.tls().relay_client, shared.settings().congestion);
         let dials = |answer: &_| self.mesh.dials(self.relay, answer);
         let connection = connect(shared, &config, url, dials).await?;
         self.judge(&connection, url)?;

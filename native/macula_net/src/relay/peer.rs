@@ -223,7 +223,7 @@ impl RelayService {
         url: &RelayUrl,
     ) -> Result<(Connection, Peering, (SendStream, RecvStream)), RelayError> {
         let tls = shared.tls();
-        let config = transport::attachment(&tls.peer_client, shared.congestion());
+        let config = transport::attachment(&tls.peer_client, shared.settings().congestion);
         let connection = attachment::connect(shared, &config, url, |_| ()).await?;
         attachment::is_relay(&connection)?;
         let peering = self.peering(&connection, tls.relay_id(), true);

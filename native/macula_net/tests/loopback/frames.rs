@@ -3,12 +3,16 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use macula_core::dist::credit::{RECEIVE_HIGH, SEND_HIGH};
+use macula_core::dist::credit::SEND_HIGH;
+use macula_core::dist::memory::Memory;
 use macula_net::{DialRequest, SUITE, SendState};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::*;
+
+/// Bytes taken of a stream at once, on loopback: 64 of the largest datagrams there.
+const READ_AT_ONCE: usize = 64 * 6500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_endpoints_learn_of_each_other() {
@@ -54,6 +58,7 @@ async fn packets_then_frames_of_all_sizes_both_ways() {
     }
     // One side may be done with the handshake before the other: its frames follow the last
     // packet at once and wait in the stream.
+    let input = Memory::default().shares(None).input;
     let sizes = [
         1,
         3,
@@ -70,11 +75,11 @@ async fn packets_then_frames_of_all_sizes_both_ways() {
         65537,
         128 * 1024 - 1,
         128 * 1024,
-        RECEIVE_HIGH - 1,
-        RECEIVE_HIGH,
-        RECEIVE_HIGH + 1,
+        input - 1,
+        input,
+        input + 1,
         5,
-        3 * RECEIVE_HIGH,
+        3 * input,
         12 * 1024 * 1024,
         1,
     ];
@@ -177,10 +182,8 @@ async fn the_sender_pauses_while_nobody_takes_and_then_goes_on() {
     // One that waits is heard of once, and no more than may wait does.
     assert!(input.has_heard() && !input.has_heard());
     let before = to_a.link.info().unwrap().bytes_in as usize;
-    assert!(
-        (RECEIVE_HIGH..RECEIVE_HIGH + 128 * 1024).contains(&before),
-        "{before} bytes were read"
-    );
+    let room = Memory::default().shares(None).input;
+    assert!((room..room + READ_AT_ONCE).contains(&before), "{before} bytes were read");
     let (taken, more) = input.take(LEN);
     assert!(more && taken.len() <= 2, "{} frames of some {LEN} bytes", taken.len());
     let mut delivered = taken;

@@ -6,21 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use macula_core::dist::credit::LANE_HIGH;
 use macula_core::dist::flows::Frames;
 use macula_core::dist::lane::fence_header;
+use macula_core::dist::memory::Memory;
 use macula_core::dist::signal::Sender;
 use macula_net::{Closed, Endpoint, EndpointConfig, Output, Route, SendState, Sent};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::support::*;
 
 const LANES: u8 = 8;
 
 async fn laned_pair(lanes: [u8; 2]) -> (Endpoint, Endpoint, Side, Side) {
+    pair_with(lanes, Memory::default()).await
+}
+
+/// Two nodes, and a link between them that may hold so much at each of them.
+async fn pair_with(lanes: [u8; 2], memory: Memory) -> (Endpoint, Endpoint, Side, Side) {
     let open = |name: &str, lanes| {
         let config = config(Some(Ipv4Addr::LOCALHOST.into()), 0, name);
-        Endpoint::open(&EndpointConfig { lanes, ..config }, Arc::new(Knows(COOKIE))).unwrap()
+        let config = EndpointConfig { lanes, memory, ..config };
+        Endpoint::open(&config, Arc::new(Knows(COOKIE))).unwrap()
     };
     let (a, b) = (open("a", lanes[0]), open("b", lanes[1]));
     let (to_b, to_a) = connect(&a, &b, b.address()).await;
@@ -107,8 +113,9 @@ fn assert_in_order(sent: &[Vec<u8>], received: &[Vec<u8>]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_sender_keeps_its_order_and_fences_keep_theirs() {
-    for lanes in [LANES, 2, 255] {
-        let (_a, _b, to_b, to_a) = laned_pair([lanes, lanes]).await;
+    let most = Memory::default();
+    for (lanes, memory) in [(LANES, most), (2, most), (255, most), (255, least())] {
+        let (_a, _b, to_b, to_a) = pair_with([lanes, lanes], memory).await;
         assert_eq!(to_b.link.lanes(), Some(lanes.into()));
         let (mut input, _own) = (to_a.establish("a"), to_b.establish("b"));
         let all = traffic();
@@ -150,7 +157,13 @@ async fn all_lanes_arrive_before_a_close() {
 /// They are kept behind its marker, with all that the peer may send ahead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_lanes_do_not_keep_out_the_frame_that_they_wait_for() {
-    let (_a, _b, to_b, to_a) = laned_pair([LANES, LANES]).await;
+    for (lanes, memory) in [(LANES, Memory::default()), (LANES, least()), (255, least())] {
+        fenced_between_full_lanes(lanes, memory).await;
+    }
+}
+
+async fn fenced_between_full_lanes(lanes: u8, memory: Memory) {
+    let (_a, _b, to_b, to_a) = pair_with([lanes, lanes], memory).await;
     let (mut input, _own) = (to_a.establish("a"), to_b.establish("b"));
     let fenced = signal(None, 1, 16 << 20);
     let mut batch = to_b.link.batch();
@@ -167,6 +180,41 @@ async fn full_lanes_do_not_keep_out_the_frame_that_they_wait_for() {
     to_b.link.batch().send([Output::Control(vec![rest])]);
     let all = [vec![fenced], bulk].concat();
     assert_in_order(&all, &input.frames(all.len()).await);
+}
+
+/// Nobody takes anything, and nobody is suspended: what the sender got rid of by the time it was told to wait is held by
+/// the two sides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_holds_no_more_than_it_may() {
+    for memory in [least(), Memory::new(32 << 20).unwrap()] {
+        let (_a, _b, mut to_b, to_a) = pair_with([64, 64], memory).await;
+        let (mut input, _own) = (to_a.establish("a"), to_b.establish("b"));
+        let mut sent = Vec::new();
+        loop {
+            let frames: Vec<_> =
+                (0..64).map(|n| signal(Some(n), sent.len() as u32, 1000)).collect();
+            let waits = send(&to_b, &frames).state == SendState::Wait;
+            sent.extend(frames);
+            if waits
+                && timeout(Duration::from_millis(500), until_writable(&mut to_b)).await.is_err()
+            {
+                break;
+            }
+        }
+        let held = sent.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        let bytes = memory.bytes();
+        assert!((bytes / 2..2 * bytes).contains(&held), "{held} of {bytes} bytes at each side");
+        assert_in_order(&sent, &input.frames(sent.len()).await);
+    }
+}
+
+async fn until_writable(side: &mut Side) {
+    while side.told.recv().await != Some(Told::Writable) {}
+}
+
+/// As little as a link can be told to hold.
+fn least() -> Memory {
+    Memory::new(Memory::LEAST).unwrap()
 }
 
 /// Resolves when the link writes nothing more.
@@ -201,7 +249,8 @@ async fn who_sends_too_much_is_named_once_and_holds_up_nobody() {
     let (mut input, _own) = (to_a.establish("a"), own.establish("b"));
     let bulk = Sender { id: 1, serial: 0, creation: 7 };
     // More than lane, windows and intake hold, while nobody takes anything.
-    let large: Vec<_> = (0..64).map(|n| signal(Some(1), n, LANE_HIGH)).collect();
+    let lane = Memory::default().shares(Some(u16::from(LANES))).lane;
+    let large: Vec<_> = (0..64).map(|n| signal(Some(1), n, lane)).collect();
     let mut suspended = Vec::new();
     for frame in &large {
         let Sent { state, suspend } = send(&own, std::slice::from_ref(frame));
