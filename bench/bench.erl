@@ -1,8 +1,8 @@
 %% @doc macula against inet_tcp, inet_tls and bare QUIC, in turns, in one run:
 %% `./dev bench [quick]'; for calls beside bulk, long enough to meet what is
-%% rare: `./dev bench beside'; or against itself through a relay: `./dev bench
-%% relay'. This module decides what is measured when; progress goes to standard
-%% error, the table to standard output.
+%% rare: `./dev bench beside'; against itself through a relay: `./dev bench
+%% relay', or as it was: `./dev bench against'. This module decides what is
+%% measured when; progress goes to standard error, the table to standard output.
 -module(bench).
 
 -export([main/0]).
@@ -20,10 +20,12 @@
 
 %% seconds: for the rounds of each place, after which none is begun that would
 %% take longer. slow_ms: loads of the line, on which 200 ms are not much.
-%% contenders: those that are measured; without, all of a place.
--type mode() :: #{name := quick | full | beside | relay, contenders => [atom()], places := [bench_place:name()], rounds := pos_integer(), ms := pos_integer(), bulk_ms := pos_integer(),
-                  mixed_ms := pos_integer(), slow_ms := pos_integer(), connects := pos_integer(),
-                  idle_links := pos_integer(), seconds := #{bench_place:name() => pos_integer()}}.
+%% contenders: those that are measured; without, all of a place. libraries: other
+%% ones of macula, which it is measured against. loads: without, those of a place.
+-type mode() :: #{name := quick | full | beside | relay | against, contenders => [atom()], libraries => [{string(), file:filename()}],
+                  places := [bench_place:name()], loads => [bench_load:name()], rounds := pos_integer(), ms := non_neg_integer(),
+                  bulk_ms := non_neg_integer(), mixed_ms := non_neg_integer(), slow_ms := non_neg_integer(), connects := non_neg_integer(),
+                  idle_links := non_neg_integer(), seconds := #{bench_place:name() => pos_integer()}}.
 
 %% @doc Arguments stand behind `-extra'.
 -spec main() -> no_return().
@@ -49,8 +51,21 @@ mode(["beside"]) ->
 mode(["relay"]) ->
     #{name => relay, places => [switch, relay_loopback], rounds => 9, ms => 800, bulk_ms => 1200, mixed_ms => 0,
       slow_ms => 0, connects => 3, idle_links => 0, seconds => #{switch => 120, relay_loopback => 120}};
+%% Each of the others is a name and where it is; besides there may be places and loads.
+mode(["against" | Arguments]) ->
+    {Libraries, Names} = lists:partition(fun(Argument) -> lists:member($=, Argument) end, Arguments),
+    {Places, Loads} = lists:partition(fun(Name) -> lists:member(Name, ["veth", "loopback", "wan"]) end, Names),
+    Unknown = Loads -- [atom_to_list(Load) || Load <- bench_load:names()],
+    Unknown =:= [] orelse throw({usage, ["knows no place or load ", lists:join(", ", Unknown)]}),
+    with_loads([list_to_atom(Load) || Load <- Loads],
+               (mode([]))#{name := against, rounds := 99, idle_links := 0, seconds := #{veth => 180, loopback => 180, wan => 400},
+                           libraries => [list_to_tuple(string:split(Library, "=")) || Library <- Libraries],
+                           places := case Places of [] -> [veth, loopback]; _ -> [list_to_atom(Place) || Place <- Places] end});
 mode(_) ->
-    throw({usage, "knows only quick, beside and relay"}).
+    throw({usage, "knows only quick, beside, relay and against"}).
+
+with_loads([], Mode) -> Mode;
+with_loads(Loads, Mode) -> Mode#{loads => Loads}.
 
 run(#{name := Name, places := Places} = Mode) ->
     put(started, now_s()),
@@ -62,12 +77,12 @@ run(#{name := Name, places := Places} = Mode) ->
     [ok = file:write_file(lists:concat([?DIR, "/", file(Name), ".", Kind]), unicode:characters_to_binary(Text))
      || {Kind, Text} <- [{json, bench_json:encode(Result)}, {svg, bench_plot:svg(Result)},
                          {md, bench_markdown:text(Result)}]],
-    ok = bench_compare:keep(Name, Measured),
+    Name =:= against orelse bench_compare:keep(Name, Measured),
     io:put_chars(bench_report:text(Result)),
-    io:format("~n~ts/~ts.json, .svg and .md written; ./dev bench docs puts the tables into docs/performance.md.~n",
-              [?DIR, file(Name)]).
+    io:format("~n~ts/~ts.json, .svg and .md written~ts.~n",
+              [?DIR, file(Name), ["; ./dev bench docs puts the tables into docs/performance.md" || Name =/= against]]).
 
-file(Name) when Name =:= relay; Name =:= beside -> atom_to_list(Name);
+file(Name) when Name =:= relay; Name =:= beside; Name =:= against -> atom_to_list(Name);
 file(_) -> "latest".
 
 settings() ->
@@ -92,6 +107,8 @@ place(Name, Mode, Settings) ->
             []
     end.
 
+contenders(Place, #{libraries := Libraries}) ->
+    bench_contender:libraries(Place, Libraries);
 contenders(Place, #{contenders := Names}) ->
     [Contender || #{name := Name} = Contender <- bench_contender:all(Place), lists:member(Name, Names)];
 contenders(Place, _) ->
@@ -142,9 +159,8 @@ round(Round, Contenders, #{name := PlaceName} = Place, Mode, Settings) ->
     say("[~4b s] ~ts, round ~b of ~b", [round(elapsed()), PlaceName, Round, maps:get(rounds, Mode)]),
     Quiet = #{others_busy => bench_stats:busy_percent(?QUIET_MS)},
     Machine = bench_stats:machine(),
-    Loads = lists:enumerate(loads(PlaceName, Mode)),
-    Turns = lists:foldl(fun({N, Load}, Turns) -> turns(Load, rotated(Round + N, Turns), Place, Settings) end,
-                        [{Contender, none, Quiet} || Contender <- Contenders], Loads),
+    Turns = lists:foldl(fun(Load, Turns) -> turns(Load, shuffled(Turns), Place, Settings) end,
+                        [{Contender, none, Quiet} || Contender <- Contenders], loads(PlaceName, Mode)),
     Stolen = #{stolen => bench_stats:stolen_percent(Machine)},
     {[begin stop(Pair), {Name, maps:merge(Figures, Stolen)} end || {#{name := Name}, Pair, Figures} <- Turns],
      [Contender || #{name := Name} <- Contenders, {#{name := N} = Contender, _, _} <- Turns, N =:= Name]}.
@@ -154,19 +170,25 @@ turns({Load, _} = What, Turns, Place, Settings) ->
     [turn(What, Turn, Place, Settings) || Turn <- Turns].
 
 %% Nobody is always the one to come first, or after the one that heats the processor most.
-rotated(By, Turns) ->
-    {Head, Tail} = lists:split(By rem length(Turns), Turns),
-    Tail ++ Head.
+shuffled(Turns) ->
+    [Turn || {_, Turn} <- lists:keysort(1, [{rand:uniform(), Turn} || Turn <- Turns])].
 
-loads(wan, #{name := Name, slow_ms := Ms, connects := Connects}) ->
-    [{paced, Ms}, {connect, Connects}, {slow_stream, Ms} | [{slow_streams, Ms} || Name =/= quick]];
-loads(Place, #{ms := Ms, bulk_ms := BulkMs, connects := Connects}) when Place =:= switch; Place =:= relay_loopback ->
-    [{round_trip, Ms}, {flood, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs}, {connect, Connects}];
-loads(_, #{name := beside, bulk_ms := BulkMs, mixed_ms := MixedMs}) ->
-    [{stream_16m, BulkMs}, {mixed, MixedMs}, {mixed_4, MixedMs}, {mixed_32, MixedMs}];
-loads(_, #{name := Name, ms := Ms, bulk_ms := BulkMs, mixed_ms := MixedMs, connects := Connects}) ->
-    [{round_trip, Ms}, {flood, Ms}, {erpc, Ms}, {stream_4k, Ms}, {stream_64k, Ms}, {stream_16m, BulkMs},
-     {mixed, MixedMs}, {connect, Connects} | [{Load, MixedMs} || Name =/= quick, Load <- [mixed_4, mixed_32]]].
+loads(Place, #{name := Name} = Mode) ->
+    [{Load, ms(Load, Mode)} || Load <- maps:get(loads, Mode, load_names(Place, Name))].
+
+load_names(wan, quick) -> [paced, connect, slow_stream];
+load_names(wan, _) -> [paced, connect, slow_stream, slow_streams];
+load_names(Place, _) when Place =:= switch; Place =:= relay_loopback -> [round_trip, flood, stream_64k, stream_16m, connect];
+load_names(_, beside) -> [stream_16m, mixed, mixed_4, mixed_32];
+load_names(_, quick) -> [round_trip, flood, erpc, stream_4k, stream_64k, stream_16m, mixed, connect];
+load_names(_, _) -> load_names(veth, quick) ++ [mixed_4, mixed_32].
+
+%% How often to connect, or for how long.
+ms(connect, #{connects := Connects}) -> Connects;
+ms(stream_16m, #{bulk_ms := Ms}) -> Ms;
+ms(Load, #{mixed_ms := Ms}) when Load =:= mixed; Load =:= mixed_4; Load =:= mixed_32 -> Ms;
+ms(Load, #{slow_ms := Ms}) when Load =:= paced; Load =:= slow_stream; Load =:= slow_streams -> Ms;
+ms(_, #{ms := Ms}) -> Ms.
 
 %% A load in which a contender was held up once is not repeated with it.
 turn({Load, _} = What, {#{held_up := HeldUp} = Contender, Pair, Figures} = Turn, Place, Settings) ->

@@ -2,7 +2,7 @@
 %% QUIC as the limit of what one over QUIC can reach.
 -module(bench_contender).
 
--export([all/1, start/3, load/3, stop/1, of_name/2, subject/1]).
+-export([all/1, libraries/2, start/3, load/3, stop/1, of_name/2, subject/1]).
 -export_type([contender/0, running/0]).
 
 %% congestion: what TCP is told to use; undefined leaves the host's choice.
@@ -10,10 +10,10 @@
 %% that is `compared'.
 %% flags: further ones of the emulator.
 %% port: of each of its nodes, as those of two clusters cannot both be where
-%% others look first.
+%% others look first. macula_ebin: another one than that of the settings.
 -type contender() :: #{name := atom(), title := string(), carrier := carrier(),
                        congestion := cubic | bbr | undefined, part := subject | compared | shown, flags => [string()],
-                       port => inet:port_number()}.
+                       port => inet:port_number(), macula_ebin => file:filename()}.
 -type carrier() :: bench_pair:carrier() | quinn.
 -type running() :: {bench_pair, bench_pair:pair()} | {bench_bare, bench_bare:pair()}.
 
@@ -56,6 +56,19 @@ one_stream() ->
 bbr() ->
     (macula())#{name := macula_bbr, title := "macula bbr", part := shown, flags => ["-macula", "congestion", "bbr"],
                 port => 4435}.
+
+%% @doc macula beside others, each of which has a name and a directory of modules.
+-spec libraries(bench_place:name(), [{string(), file:filename()}]) -> [contender()].
+libraries(Place, Libraries) ->
+    [macula() | [other(Place, N, Library) || {N, Library} <- lists:enumerate(Libraries)]].
+
+other(Place, N, {Name, Ebin}) ->
+    Contender = (macula())#{name := list_to_atom(Name), title := Name, part := compared, macula_ebin => Ebin},
+    %% Two nodes of one host cannot have one port.
+    case Place of
+        loopback -> Contender;
+        _ -> Contender#{port => 4433 + N}
+    end.
 
 %% @doc Finds one by its name, with whatever is known of it.
 -spec of_name(atom(), [Contender]) -> Contender when Contender :: #{name := atom(), atom() => term()}.

@@ -2,13 +2,13 @@
 %% by itself and returns the figures of bench_figures it measured.
 -module(bench_load).
 
--export([run/3, echo/0, sink/0, timed_sink/3]).
--export_type([load/0, os_pids/0]).
+-export([run/3, names/0, echo/0, sink/0, timed_sink/3]).
+-export_type([name/0, load/0, os_pids/0]).
 
--type load() :: {round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed | mixed_4 | mixed_32 | paced
-                   | slow_stream | slow_streams,
-                 Ms :: pos_integer()}
-              | {connect, Times :: pos_integer()}.
+-type name() :: round_trip | flood | stream_4k | stream_64k | stream_16m | erpc | mixed | mixed_4 | mixed_32 | paced
+              | slow_stream | slow_streams | connect.
+%% For so many ms, or as often.
+-type load() :: {name(), pos_integer()}.
 %% The processes of both nodes, and of the relay between them.
 -type os_pids() :: #{nodes := [integer()], relay => [integer()]}.
 
@@ -27,6 +27,11 @@
 -define(PACE_MS, 5).
 %% Between two calls beside a slow stream.
 -define(CALL_MS, 20).
+
+-spec names() -> [name()].
+names() ->
+    [round_trip, flood, stream_4k, stream_64k, stream_16m, erpc, mixed, mixed_4, mixed_32, paced, slow_stream, slow_streams,
+     connect].
 
 -spec run(load(), node(), os_pids()) -> #{bench_figures:key() => number()}.
 run({round_trip, Ms}, Node, OsPids) ->

@@ -12,10 +12,12 @@ text(#{mode := Mode, otp := Otp, cores := Cores, seconds := Seconds, load_before
      [place(Place) || Place <- Places],
      "\nMedians of all rounds, ~ is half of what lies between the best and the worst round; longest: of all rounds.\n",
      legend(Mode),
-     [promises(Place) || #{name := Name} = Place <- Places, bench_figures:promises(Name) =/= []]].
+     [promises(Place) || #{name := Name} = Place <- Places, Mode =/= against, bench_figures:promises(Name) =/= []]].
 
 legend(relay) ->
     "+ relayed is better, - worse, = within 5 %, ? the rounds do not tell.\n";
+legend(against) ->
+    "+ macula is better than what it is measured against, - worse, = within 5 %, ? the rounds do not tell.\n";
 legend(_) ->
     "+ macula is better, - worse, = within 5 %, ? the rounds do not tell. Bare quinn: no Erlang, one QUIC stream.\n"
     "* the bulk ran below 0.8 of its rate without small calls.\n".

@@ -22,7 +22,7 @@ start(#{carrier := Carrier} = Contender, #{epmd_port := EpmdPort}, #{ebin := Ebi
     #{name := Name, cookie := Cookie, prefix := Prefix} = Options,
     Erl = filename:join([code:root_dir(), "bin", "erl"]),
     [Command | Args] = Prefix ++ [Erl, "-noshell", "+Bd", "-pa", Ebin, "-run", "bench_node", "start"]
-                              ++ named(Name, Cookie) ++ flags(Carrier, Settings) ++ congestion(Contender)
+                              ++ named(Name, Cookie) ++ flags(Carrier, maps:merge(Settings, maps:with([macula_ebin], Contender))) ++ congestion(Contender)
                               ++ maps:get(flags, Contender, []) ++ maps:get(flags, Options, []),
     open_port({spawn_executable, Command},
               [{args, Args}, {line, 65536}, exit_status, stderr_to_stdout,
