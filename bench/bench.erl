@@ -74,15 +74,18 @@ run(#{name := Name, places := Places} = Mode) ->
     Result = #{mode => Name, otp => list_to_binary(erlang:system_info(otp_release)), date => date_of_today(),
                cores => erlang:system_info(logical_processors_available), seconds => round(elapsed()),
                load_before => LoadBefore, load_after => load_average(), places => Measured},
+    io:put_chars(bench_report:text(Result)),
+    Name =:= against orelse keep(Name, Result).
+
+keep(Name, #{places := Measured} = Result) ->
     [ok = file:write_file(lists:concat([?DIR, "/", file(Name), ".", Kind]), unicode:characters_to_binary(Text))
      || {Kind, Text} <- [{json, bench_json:encode(Result)}, {svg, bench_plot:svg(Result)},
                          {md, bench_markdown:text(Result)}]],
-    Name =:= against orelse bench_compare:keep(Name, Measured),
-    io:put_chars(bench_report:text(Result)),
-    io:format("~n~ts/~ts.json, .svg and .md written~ts.~n",
-              [?DIR, file(Name), ["; ./dev bench docs puts the tables into docs/performance.md" || Name =/= against]]).
+    ok = bench_compare:keep(Name, Measured),
+    io:format("~n~ts/~ts.json, .svg and .md written; ./dev bench docs puts the tables into docs/performance.md.~n",
+              [?DIR, file(Name)]).
 
-file(Name) when Name =:= relay; Name =:= beside; Name =:= against -> atom_to_list(Name);
+file(Name) when Name =:= relay; Name =:= beside -> atom_to_list(Name);
 file(_) -> "latest".
 
 settings() ->
