@@ -245,7 +245,7 @@ stop(Pair) -> bench_contender:stop(Pair).
 %%% Idle links: once, since memory does not depend on who else uses the
 %%% processors, and in one place, since it does not depend on that either
 
-idle(Contenders, #{name := loopback} = Place, #{idle_links := Count}, Settings) ->
+idle(Contenders, #{name := loopback} = Place, #{idle_links := Count}, Settings) when Count > 0 ->
     lists:append([idle_of(C, Count, Place, Settings) || #{carrier := Carrier} = C <- Contenders, Carrier =/= quinn]);
 idle(_, _, _, _) ->
     [].
