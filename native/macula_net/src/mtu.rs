@@ -25,6 +25,9 @@ pub(crate) const RELAYED: u16 = 1340;
 /// What QUIC has to get through (RFC 9000, 14).
 const LEAST: u16 = 1200;
 
+/// That of quinn.
+const STEP: u16 = 20;
+
 const IPV4_HEADERS: u16 = 20 + 8;
 const IPV6_HEADERS: u16 = 40 + 8;
 
@@ -46,6 +49,14 @@ pub fn largest(to: SocketAddr) -> u16 {
         }
         None => USUAL,
     }
+}
+
+/// The search for the largest datagrams up to this bound ends where they would grow by less. Each step takes a datagram there
+/// and its acknowledgement back, and nine of them made connecting within this machine take 1.3 times as long: there the bound
+/// is what QUIC tries first, and last. Not that it went without trying: what is sent to this machine may be passed on to a
+/// container, over an interface like any other.
+pub(crate) fn step(largest: u16) -> u16 {
+    if largest == MOST { MOST - LEAST } else { STEP }
 }
 
 /// That of the way the system would take, which sends nothing for it. Linux answers this for IPv6 as well.

@@ -173,7 +173,7 @@ pub fn parameters(streams: u32, congestion: Congestion, largest: u16) -> Transpo
     let packets = (ACK_EVERY / u32::from(largest)).max(ACK_EVERY_PACKETS);
     acks.ack_eliciting_threshold(VarInt::from_u32(packets)).max_ack_delay(Some(ACK_WITHIN));
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(largest);
+    discovery.upper_bound(largest).minimum_change(mtu::step(largest));
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(streams.into())
