@@ -55,6 +55,8 @@ report(Changes) ->
 verdict({_, {Was, {WasLow, WasHigh}}, {Is, {IsLow, IsHigh}}}) ->
     case percent(Was, Is) of
         Percent when Percent =< ?SAME_PERCENT -> same;
+        %% One value, as of the longest wait, tells nothing of the next one.
+        _ when WasLow =:= WasHigh; IsLow =:= IsHigh -> open;
         _ when IsLow =< WasHigh, WasLow =< IsHigh -> open;
         _ -> changed
     end.
