@@ -264,6 +264,9 @@ drop_large(Lab, Host) ->
 have_mtu(Largest, {Nodes, Traffic}) ->
     Others = fun() -> [Other || {Family, Mtu} = Other <- mtus(Nodes), Mtu =/= Largest(Family)] end,
     wait_until(fun() -> Others() =:= [] orelse Others() end),
+    %% Every half a second one sends something large.
+    _ = resumed_ms(Traffic),
+    timer:sleep(1_000),
     _ = assert_sound(Traffic),
     %% Where it is the least, they had it from the beginning.
     ?assertEqual([], Others()),
