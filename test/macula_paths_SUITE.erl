@@ -263,7 +263,7 @@ drop_large(Lab, Host) ->
 %% The link takes the family whose handshake is done first.
 have_mtu(Largest, {Nodes, Traffic}) ->
     Others = fun() -> [Other || {Family, Mtu} = Other <- mtus(Nodes), Mtu =/= Largest(Family)] end,
-    wait_until(fun() -> Others() =:= [] orelse Others() end),
+    wait_until(fun() -> case Others() of [] -> true; Some -> Some end end),
     %% Every half a second one sends something large.
     _ = resumed_ms(Traffic),
     timer:sleep(1_000),
