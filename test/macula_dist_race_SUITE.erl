@@ -6,7 +6,7 @@
 
 -export([suite/0, all/0, end_per_testcase/2]).
 -export([simultaneous_dials/1, simultaneous_dials_of_three/1, dial_during_disconnect/1, reconnect_at_once/1,
-         connects_leave_nothing_behind/1, failed_dials_leave_nothing_behind/1]).
+         reconnect_before_the_peer_is_through/1, connects_leave_nothing_behind/1, failed_dials_leave_nothing_behind/1]).
 
 -import(macula_test_node, [start/1, call/2, call/4, name/1, connect/2, wait_until/1, unique/1]).
 
@@ -19,7 +19,7 @@ suite() ->
 
 all() ->
     [simultaneous_dials, simultaneous_dials_of_three, dial_during_disconnect, reconnect_at_once,
-     connects_leave_nothing_behind, failed_dials_leave_nothing_behind].
+     reconnect_before_the_peer_is_through, connects_leave_nothing_behind, failed_dials_leave_nothing_behind].
 
 end_per_testcase(_, _) ->
     macula_test_node:stop_all().
@@ -95,15 +95,48 @@ reconnect_at_once(_) ->
     {NodeA, NodeB} = {name(A), name(B)},
     connect(A, B),
     _ = macula_test_node:cast(B, fun() -> chatter(NodeA) end),
-    call(A, fun() ->
-                [begin
-                     true = net_kernel:connect_node(NodeB),
-                     timer:sleep(rand:uniform(10)),
-                     _ = erlang:disconnect_node(NodeB)
-                 end || _ <- lists:seq(1, macula_test_node:full(1_000, 200))]
-            end),
+    Failed = missed_connects(A, NodeB, macula_test_node:full(1_000, 200)),
+    [?assertEqual({[], <<>>}, {Failed, macula_test_node:output(Server)}) || Failed =/= [], Server <- [A, B]],
     wait_until(fun() -> call(A, net_adm, ping, [NodeB]) =:= pong end),
     [?assertEqual(0, macula_test_node:has_said(Server, "Error in process")) || Server <- [A, B]].
+
+%% For the dialler a handshake is over with the peer's last packet. It may hang up and dial again before
+%% the peer has told its net_kernel or knows that the first call is over, here as if that peer's
+%% schedulers were held up: the second call is not one of both nodes at the same time.
+reconnect_before_the_peer_is_through(_) ->
+    %% Of two calls at once net_kernel prefers one by the names, so both orders.
+    [begin
+         {A, B} = {start(unique(NameA)), start(unique(NameB))},
+         [slow_down(B, Function) || Function <- [{macula_dist, remote_address, 2}, {macula_dist_bridge, leave, 2}]],
+         ?assertEqual([], missed_connects(A, name(B), 10)),
+         wait_until(fun() -> call(A, net_adm, ping, [name(B)]) =:= pong end),
+         [?assertEqual(0, macula_test_node:has_said(Server, "Net kernel got")) || Server <- [A, B]]
+     end || {NameA, NameB} <- [{"a", "b"}, {"d", "c"}]].
+
+%% Has a function begin with a pause on that node.
+slow_down(Node, {Module, Function, Arity}) ->
+    {ok, {Module, [{abstract_code, {_, Forms}}]}} = beam_lib:chunks(code:which(Module), [abstract_code]),
+    {ok, Tokens, _} = erl_scan:string("timer:sleep(50)."),
+    {ok, [Pause]} = erl_parse:parse_exprs(Tokens),
+    Slow = [case Form of
+                {function, Line, Function, Arity, Clauses} ->
+                    {function, Line, Function, Arity,
+                     [setelement(5, Clause, [Pause | element(5, Clause)]) || Clause <- Clauses]};
+                _ ->
+                    Form
+            end || Form <- Forms],
+    ?assertNotEqual(Forms, Slow),
+    {ok, Module, Beam} = compile:forms(Slow),
+    {module, Module} = call(Node, code, load_binary, [Module, "slow", Beam]).
+
+missed_connects(From, To, Rounds) ->
+    call(From, fun() -> [Round || Round <- lists:seq(1, Rounds), not comes_and_goes(To)] end).
+
+comes_and_goes(Node) ->
+    IsConnected = net_kernel:connect_node(Node),
+    timer:sleep(rand:uniform(10)),
+    _ = erlang:disconnect_node(Node),
+    IsConnected.
 
 chatter(Node) ->
     [erlang:send({nobody, Node}, N, [noconnect]) || N <- lists:seq(1, 100)],

@@ -137,7 +137,13 @@ do_accept(Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     Timer = dist_util:start_timer(SetupTime),
     HsData = hs_data(Kernel, MyNode, macula_dist_socket:adopt(Socket, self()), Timer),
     Peer = macula_dist_socket:peer(Socket),
-    dist_util:handshake_other_started(HsData#hs_data{allowed = allowed(Allowed, Peer)}).
+    Complete = HsData#hs_data.f_handshake_complete,
+    Over = fun(S, Node, DHandle) ->
+                   ok = Complete(S, Node, DHandle),
+                   macula_dist_acceptor:handshake_over(Acceptor, Peer)
+           end,
+    dist_util:handshake_other_started(HsData#hs_data{allowed = allowed(Allowed, Peer),
+                                                     f_handshake_complete = Over}).
 
 %% Whom OTP's handshake may be with: nobody else than whom the hello was with, or who could take the
 %% place of another node. A node without a name gets one only now. What net_kernel:allow/1 was told
