@@ -51,21 +51,25 @@ mode(["beside"]) ->
 mode(["relay"]) ->
     #{name => relay, places => [switch, relay_loopback], rounds => 9, ms => 800, bulk_ms => 1200, mixed_ms => 0,
       slow_ms => 0, connects => 3, idle_links => 0, seconds => #{switch => 120, relay_loopback => 120}};
-%% Each of the others is a name and where it is; besides there may be places and loads.
 mode(["against" | Arguments]) ->
-    {Libraries, Names} = lists:partition(fun(Argument) -> lists:member($=, Argument) end, Arguments),
-    {Places, Loads} = lists:partition(fun(Name) -> lists:member(Name, ["veth", "loopback", "wan"]) end, Names),
-    Unknown = Loads -- [atom_to_list(Load) || Load <- bench_load:names()],
-    Unknown =:= [] orelse throw({usage, ["knows no place or load ", lists:join(", ", Unknown)]}),
-    with_loads([list_to_atom(Load) || Load <- Loads],
-               (mode([]))#{name := against, rounds := 99, idle_links := 0, seconds := #{veth => 180, loopback => 180, wan => 400},
-                           libraries => [list_to_tuple(string:split(Library, "=")) || Library <- Libraries],
-                           places := case Places of [] -> [veth, loopback]; _ -> [list_to_atom(Place) || Place <- Places] end});
+    against(Arguments);
 mode(_) ->
     throw({usage, "knows only quick, beside, relay and against"}).
 
-with_loads([], Mode) -> Mode;
-with_loads(Loads, Mode) -> Mode#{loads => Loads}.
+%% The others, each a name and where it is, and the places and loads to measure; those of a full run unless some are named.
+against(Arguments) ->
+    {Libraries, Names} = lists:partition(fun(Argument) -> lists:member($=, Argument) end, Arguments),
+    Full = #{places := Places} = mode([]),
+    Against = Full#{name := against, rounds := 99, idle_links := 0, places := Places -- [wan],
+                    seconds := #{veth => 180, loopback => 180, wan => 400},
+                    libraries => [list_to_tuple(string:split(Library, "=")) || Library <- Libraries]},
+    Wanted = #{places => named(Places, Names), loads => named(bench_load:names(), Names)},
+    Unknown = Names -- [atom_to_list(Known) || Known <- lists:append(maps:values(Wanted))],
+    Unknown =:= [] orelse throw({usage, ["knows no place or load ", lists:join(", ", Unknown)]}),
+    maps:merge(Against, maps:filter(fun(_, Some) -> Some =/= [] end, Wanted)).
+
+named(Known, Names) ->
+    [Name || Name <- Known, lists:member(atom_to_list(Name), Names)].
 
 run(#{name := Name, places := Places} = Mode) ->
     put(started, now_s()),

@@ -18,11 +18,12 @@
 -define(PATIENCE_MS, 1_000).
 
 %% handshakes: whose handshake is under way, the process that has it, and that
-%% peer's later links, the oldest first.
+%% peer's next link. A peer dials once at a time: what it dialled before that one
+%% it has given up.
 -record(state, {kernel :: pid(),
                 family :: atom(),
                 protocol :: atom(),
-                handshakes = #{} :: #{peer() => {pid(), [macula_nif:link()]}}}).
+                handshakes = #{} :: #{peer() => {pid(), none | {next, macula_nif:link()}}}}).
 
 %% Its name in the hello.
 -type peer() :: binary().
@@ -55,31 +56,31 @@ loop(State) ->
         {{ended, Peer}, _, process, Pid, _} -> loop(next(Peer, Pid, State))
     end.
 
+%% Nodes whose name this node gives them have none yet, and so nothing in common.
+came(<<>>, Link, State) ->
+    _ = offer(Link, State),
+    State;
 came(Peer, Link, #state{handshakes = Handshakes} = State) ->
     case Handshakes of
-        #{Peer := {Pid, Later}} ->
+        #{Peer := {Pid, Before}} ->
+            _ = [macula_nif:link_close(GivenUp) || {next, GivenUp} <- [Before]],
             be_patient(Peer, Pid),
-            State#state{handshakes = Handshakes#{Peer := {Pid, Later ++ [Link]}}};
+            State#state{handshakes = Handshakes#{Peer := {Pid, {next, Link}}}};
         _ ->
-            begin_handshake(Peer, Link, [], State)
+            begin_handshake(Peer, Link, State)
     end.
 
 next(Peer, Pid, #state{handshakes = Handshakes} = State) ->
     case Handshakes of
-        #{Peer := {Pid, [Link | Later]}} -> begin_handshake(Peer, Link, Later, State);
-        #{Peer := {Pid, []}} -> State#state{handshakes = maps:remove(Peer, Handshakes)};
+        #{Peer := {Pid, {next, Link}}} -> begin_handshake(Peer, Link, State);
+        #{Peer := {Pid, none}} -> State#state{handshakes = maps:remove(Peer, Handshakes)};
         _ -> State
     end.
 
-%% Nodes whose name this node gives them have none yet, and so nothing in common.
-begin_handshake(<<>>, Link, [], State) ->
-    _ = offer(Link, State),
-    State;
-begin_handshake(Peer, Link, Later, #state{handshakes = Handshakes} = State) ->
+begin_handshake(Peer, Link, #state{handshakes = Handshakes} = State) ->
     Pid = offer(Link, State),
     _ = monitor(process, Pid, [{tag, {ended, Peer}}]),
-    _ = [be_patient(Peer, Pid) || Later =/= []],
-    State#state{handshakes = Handshakes#{Peer => {Pid, Later}}}.
+    State#state{handshakes = Handshakes#{Peer => {Pid, none}}}.
 
 be_patient(Peer, Pid) ->
     _ = erlang:send_after(?PATIENCE_MS, self(), {handshake_over, Peer, Pid}),
