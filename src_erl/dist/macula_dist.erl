@@ -137,13 +137,7 @@ do_accept(Kernel, Acceptor, Socket, MyNode, Allowed, SetupTime) ->
     Timer = dist_util:start_timer(SetupTime),
     HsData = hs_data(Kernel, MyNode, macula_dist_socket:adopt(Socket, self()), Timer),
     Peer = macula_dist_socket:peer(Socket),
-    Complete = HsData#hs_data.f_handshake_complete,
-    Over = fun(S, Node, DHandle) ->
-                   ok = Complete(S, Node, DHandle),
-                   macula_dist_acceptor:handshake_over(Acceptor, Peer)
-           end,
-    dist_util:handshake_other_started(HsData#hs_data{allowed = allowed(Allowed, Peer),
-                                                     f_handshake_complete = Over}).
+    dist_util:handshake_other_started(HsData#hs_data{allowed = allowed(Allowed, Peer)}).
 
 %% Whom OTP's handshake may be with: nobody else than whom the hello was with, or who could take the
 %% place of another node. A node without a name gets one only now. What net_kernel:allow/1 was told
@@ -222,7 +216,7 @@ hs_data(Kernel, MyNode, Socket, Timer) ->
              timer = Timer,
              this_flags = 0,
              reject_flags = macula_dist_socket:reject_flags(Socket),
-             f_send = fun macula_dist_socket:send/2,
+             f_send = fun send/2,
              f_recv = fun macula_dist_socket:recv/3,
              f_setopts_pre_nodeup = fun(_) -> ok end,
              f_setopts_post_nodeup = fun(_) -> ok end,
@@ -236,11 +230,22 @@ hs_data(Kernel, MyNode, Socket, Timer) ->
              mf_setopts = fun macula_dist_socket:setopts/2,
              mf_getopts = fun macula_dist_socket:getopts/2}.
 
+send(Socket, Packet) ->
+    ok = case iolist_to_binary(Packet) of
+             %% The dialler's answer to the challenge, or the other side's: the last that each says.
+             <<Tag, _/binary>> when Tag =:= $r; Tag =:= $a ->
+                 macula_dist_acceptor:last_packet(macula_dist_socket:peer(Socket));
+             _ ->
+                 ok
+         end,
+    macula_dist_socket:send(Socket, Packet).
+
 complete(true, Socket, Node, DHandle) ->
     ok = macula_dist_endpoint:named(node()),
     complete(false, Socket, Node, DHandle);
 complete(false, Socket, Node, DHandle) ->
-    macula_dist_bridge:established(macula_dist_socket:bridge(Socket), Node, DHandle).
+    ok = macula_dist_bridge:established(macula_dist_socket:bridge(Socket), Node, DHandle),
+    macula_dist_acceptor:handshake_over(macula_dist_socket:peer(Socket)).
 
 remote_address(Socket, Node) ->
     {Ip, _} = Address = macula_dist_socket:address(Socket),
