@@ -57,14 +57,6 @@ struct Reading {
     fence: FenceReader,
 }
 
-/// What follows from new input.
-pub(crate) struct Pushed {
-    /// The input handler is to be told.
-    pub(crate) tell: bool,
-    /// Nothing more may be read of the stream until there is room.
-    pub(crate) pause: bool,
-}
-
 /// What is to be done next.
 enum Turn {
     Read(Stream, Vec<Bytes>, usize),
@@ -117,24 +109,24 @@ impl Intake {
         merge.opened(opening).map(|()| Stream::Lane(opening.index))
     }
 
-    /// Adds what was received of a stream, `bytes` in all.
+    /// Adds what was received of a stream, `bytes` in all. True: nothing more may be read of it until there is room.
     pub(crate) fn push(
         &self,
         stream: Stream,
         chunks: impl Iterator<Item = Bytes>,
         bytes: usize,
-    ) -> Pushed {
+    ) -> bool {
         let mut waiting = self.waiting.lock();
         let input = &mut waiting.inputs[index(stream)];
         input.chunks.extend(chunks);
         let pause = input.credit.queued(bytes);
         waiting.queue(stream);
-        Pushed { tell: waiting.tells(), pause }
+        pause
     }
 
-    /// Whether an input handler was to be told of what waits.
-    pub(crate) fn is_told(&self) -> bool {
-        self.waiting.lock().told
+    /// Whether the input handler is to be told that something waits, and does not know yet; from now on it does.
+    pub(crate) fn tells(&self) -> bool {
+        self.waiting.lock().tells()
     }
 
     /// Resolves when more may be read of a stream.

@@ -15,7 +15,6 @@ use quinn::{ReadError, RecvStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::hops::{self, Hop};
-use crate::intake::Pushed;
 use crate::link::{Closed, LinkState};
 use crate::outlet::Stream;
 
@@ -86,14 +85,22 @@ impl Readers<'_> {
 
     async fn pass_frames(&self, control: RecvStream, inbox: Box<dyn Inbox>) {
         let inbox = self.inbox.get_or_init(|| inbox);
-        if self.link.intake.is_told() {
-            inbox.readable();
-        }
         let reason = tokio::select! {
             reason = self.read(control) => reason,
             () = self.link.abandoned() => Closed::Local,
         };
+        self.tell();
         inbox.closed(&self.link.ended(reason));
+    }
+
+    /// Tells the input handler of what waits, if it does not know.
+    fn tell(&self) {
+        if let Some(inbox) = self.inbox.get()
+            && self.link.intake.tells()
+        {
+            hops::pass(Hop::Posted);
+            inbox.readable();
+        }
     }
 
     /// Reads the control stream until each stream has ended: then the peer has sent all it had. Dropped
@@ -154,21 +161,21 @@ impl Readers<'_> {
     async fn read_stream(&self, which: Stream, mut stream: RecvStream) -> Closed {
         loop {
             match poll_fn(|cx| self.read_some(which, &mut stream, cx)).await {
-                Ok(Some(Pushed { pause: true, .. })) => self.link.intake.room(which).await,
-                Ok(Some(_)) => {}
+                Ok(Some(true)) => self.link.intake.room(which).await,
+                Ok(Some(false)) => {}
                 Ok(None) => return Closed::Peer,
                 Err(error) => return lost(error),
             }
         }
     }
 
-    /// Reads what is there. None: the stream has ended.
+    /// Reads what is there, and says whether to pause. None: the stream has ended.
     fn read_some(
         &self,
         which: Stream,
         stream: &mut RecvStream,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Pushed>, ReadError>> {
+    ) -> Poll<Result<Option<bool>, ReadError>> {
         let mut chunks = self.chunks.lock();
         let Some(count) = ready!(pin!(stream.read_chunks(&mut chunks)).poll(cx))? else {
             return Poll::Ready(Ok(None));
@@ -179,12 +186,12 @@ impl Readers<'_> {
         self.link.counters.bytes_in.fetch_add(bytes as u64, Relaxed);
         // A part of a large frame is a sign of life too.
         self.link.counters.life_in.fetch_add(count as u64, Relaxed);
-        let pushed = self.link.intake.push(which, read.iter_mut().map(std::mem::take), bytes);
-        if let (true, Some(inbox)) = (pushed.tell, self.inbox.get()) {
-            hops::pass(Hop::Posted);
-            inbox.readable();
+        let pause = self.link.intake.push(which, read.iter_mut().map(std::mem::take), bytes);
+        if count == CHUNKS {
+            // More of the same: while that is read, the input handler may have this.
+            self.tell();
         }
-        Poll::Ready(Ok(Some(pushed)))
+        Poll::Ready(Ok(Some(pause)))
     }
 }
 
@@ -200,10 +207,19 @@ pub(crate) async fn run(
         chunks: Mutex::new(vec![Bytes::new(); CHUNKS]),
         lanes: watch::Sender::default(),
     };
-    tokio::select! {
-        never = readers.read_lanes() => match never {},
-        () = readers.serve(control, commands) => {}
-    }
+    let mut reading = pin!(async {
+        tokio::select! {
+            never = readers.read_lanes() => match never {},
+            () = readers.serve(control, commands) => {}
+        }
+    });
+    // Once all streams that had something have been read: told of each, the input handler would be woken for the first.
+    poll_fn(|cx| {
+        let done = reading.as_mut().poll(cx);
+        readers.tell();
+        done
+    })
+    .await;
 }
 
 /// A packet of OTP's handshake: a 2-byte length and its content.
