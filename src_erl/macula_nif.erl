@@ -9,7 +9,7 @@
 -export([dial/2, dial_cancel/1]).
 -export([mesh_join/2, mesh_leave/2, mesh_cookies/2, mesh_relays/1, mesh_nodes/2, mesh_tunnels/1]).
 -export([relay_start/2, relay_stop/2, relay_stats/1, relay_peers/1]).
--export([link_id/1, link_own/2, link_address/1, link_peer/1, link_lanes/1, link_send_packet/2,
+-export([link_id/1, link_own/2, link_address/1, link_peer/1, link_has_atom_cache/1, link_send_packet/2,
          link_recv_packet/1, link_established/3, link_receive/1, link_send/2,
          link_send_large/2, link_tick/1, link_stat/1, link_close/1]).
 -export([registry_publish/3, registry_find/2, registry_list/1]).
@@ -191,9 +191,9 @@ link_address(Link) -> load_and(link_address, [Link]).
 -spec link_peer(link()) -> binary().
 link_peer(Link) -> load_and(link_peer, [Link]).
 
-%% @doc Streams beside the first one that frames are sorted onto; 0: there are none.
--spec link_lanes(link()) -> 0 | 2..255.
-link_lanes(Link) -> load_and(link_lanes, [Link]).
+%% @doc Whether the emulators may use their atom cache on the link.
+-spec link_has_atom_cache(link()) -> boolean().
+link_has_atom_cache(Link) -> load_and(link_has_atom_cache, [Link]).
 
 -spec link_send_packet(link(), iodata()) -> ok | {error, closed}.
 link_send_packet(Link, Packet) -> load_and(link_send_packet, [Link, Packet]).

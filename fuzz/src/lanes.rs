@@ -25,7 +25,11 @@ pub fn between(input: &[u8]) {
     while !choices.0.is_empty() && placed < FRAMES {
         let len = choices.next();
         let frame = choices.take(len);
-        match lanes.place([&frame[..]]) {
+        let place = lanes.place([&frame[..]]);
+        if let Some(header) = lanes.header() {
+            assert!(!header.bytes.is_empty() && (1..=frame.len()).contains(&header.replaces));
+        }
+        match place {
             Place::Lane { flow, opening, .. } => {
                 let stream = &mut streams[usize::from(flow.lane)];
                 stream.extend(opening.map(|opening| Item::Opening(opening.encode())));

@@ -41,12 +41,13 @@ address(#macula{link = Link}) -> macula_nif:link_address(Link).
 peer(#macula{link = Link}) -> macula_nif:link_peer(Link).
 
 %% @doc Flags of OTP's handshake that this node must not agree to. On several
-%% streams each frame must be readable without the ones before it.
+%% streams a frame can name cached atoms only where both libraries see to it
+%% that frames which overtake each other do so.
 -spec reject_flags(socket()) -> non_neg_integer().
 reject_flags(#macula{link = Link}) ->
-    case macula_nif:link_lanes(Link) of
-        0 -> 0;
-        _ -> ?DFLAG_DIST_HDR_ATOM_CACHE
+    case macula_nif:link_has_atom_cache(Link) of
+        true -> 0;
+        false -> ?DFLAG_DIST_HDR_ATOM_CACHE
     end.
 
 -spec send(socket(), iodata()) -> ok | {error, closed}.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use macula_core::admission::Admission;
+use macula_core::dist::atoms::Refs;
 use macula_core::dist::brake::Brake;
 use macula_core::dist::credit::Credit;
 use macula_core::dist::flows::{Flows, Frames};
@@ -29,7 +30,7 @@ const LANES: u16 = 16;
 type Load = Box<dyn FnMut()>;
 type Prepare = fn() -> Load;
 
-const LOADS: [(&str, Prepare); 16] = [
+const LOADS: [(&str, Prepare); 18] = [
     ("classify_1000_datagrams", classify),
     ("look_up_1000_labels", || look_up(0)),
     ("look_up_1000_moved_labels", || look_up(100)),
@@ -42,7 +43,9 @@ const LOADS: [(&str, Prepare); 16] = [
     ("read_1000_alias_sends", || read_signals(&alias_send())),
     ("read_1000_spawn_replies", || read_signals(&spawn_reply())),
     ("read_1000_fragments", || read_signals(&fragment())),
+    ("read_1000_sends_with_atoms", || read_signals(&send_with_atoms(80, false))),
     ("place_1000_sends", place_sends),
+    ("place_1000_sends_with_atoms", place_sends_with_atoms),
     ("merge_1000_frames", merge),
     ("brake_1000_frames", brake),
     ("write_1000_batches_of_16_frames", flows),
@@ -196,9 +199,10 @@ fn parts(iovec: &Iovec) -> impl Iterator<Item = &[u8]> + Clone {
 
 fn read_signals(iovec: &Iovec) -> Load {
     let iovec = iovec.clone();
+    let mut atoms = Refs::default();
     Box::new(move || {
         for _ in 0..CALLS {
-            black_box(signal::classify(parts(black_box(&iovec))));
+            black_box(signal::classify(parts(black_box(&iovec)), &mut atoms));
         }
     })
 }
@@ -209,6 +213,40 @@ fn place_sends() -> Load {
     Box::new(move || {
         for iovec in &sends {
             black_box(lanes.place(parts(black_box(iovec))));
+        }
+    })
+}
+
+/// A message of an emulator with an atom cache: the nodes of its pids and an atom of its payload, with their texts when
+/// these are new.
+fn send_with_atoms(from: u32, new: bool) -> Iovec {
+    let mut header = vec![131, 68, 3, if new { 0x99 } else { 0x11 }, if new { 0x09 } else { 0x01 }];
+    for (slot, text) in [(7, "a_node@host.example.org"), (8, "b_node@host.example.org"), (9, "ok")]
+    {
+        header.push(slot);
+        if new {
+            header.push(text.len() as u8);
+            header.extend(text.bytes());
+        }
+    }
+    let pid = |node, id: u32| {
+        [&[88, 82, node][..], &id.to_be_bytes(), &[0, 0, 0, 0, 0, 0, 0, 7]].concat()
+    };
+    [header, [vec![104, 3, 97, 22], pid(0, from), pid(1, 81)].concat(), vec![7; 40]]
+}
+
+/// Every lane knows the atoms.
+fn place_sends_with_atoms() -> Load {
+    let mut lanes = Lanes::new(LANES);
+    let _ = lanes.place(parts(&send_with_atoms(0, true)));
+    let sends: Vec<Iovec> = (0..CALLS).map(|n| send_with_atoms(n as u32, false)).collect();
+    sends.iter().for_each(|send| {
+        lanes.place(parts(send));
+    });
+    Box::new(move || {
+        for iovec in &sends {
+            black_box(lanes.place(parts(black_box(iovec))));
+            black_box(lanes.header());
         }
     })
 }

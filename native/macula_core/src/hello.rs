@@ -54,6 +54,11 @@ pub type BootId = [u8; 16];
 /// Random bytes that make every hello different.
 pub type Nonce = [u8; 32];
 
+/// Of the features: on lanes, too, the emulators may use their atom cache, as whoever sends has headers that suit
+/// frames which overtake each other (`crate::dist::atoms`). Without it an emulator is not to hand out, or be given,
+/// any that names cached atoms.
+pub const ATOM_CACHE: u64 = 1;
+
 /// What one side brings to a hello.
 #[derive(Clone, Debug)]
 pub struct Local {
@@ -62,7 +67,7 @@ pub struct Local {
     pub name: String,
     /// This node's boot id.
     pub boot_id: BootId,
-    /// Optional parts of the protocol this side knows, one bit each. None is assigned yet.
+    /// Optional parts of the protocol this side knows, one bit each: [`ATOM_CACHE`].
     pub features: u64,
     /// Distribution streams wanted at most.
     pub streams: u8,

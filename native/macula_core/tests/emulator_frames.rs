@@ -2,15 +2,17 @@
 //! the frames are cut.
 //!
 //! Each line of `signals/otp*.tsv` is what the node was asked to do, whose signal the frame is, and the
-//! parts of its iovec. They were taken with `erlang:trace` off `erlang:dist_ctrl_get_data/1` of a node
-//! without atom cache; payloads are cut to their first bytes, and of several fragments in the middle one
+//! parts of its iovec. They were taken with `erlang:trace` off `erlang:dist_ctrl_get_data/1` of a node,
+//! without atom cache but where the file says so; payloads are cut to their first bytes, and of several fragments in the middle one
 //! is left.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use macula_core::dist::signal::{Sender, Signal, classify};
+use macula_core::dist::atoms::Refs;
+use macula_core::dist::signal::{self, Sender, Signal};
 
-const TAKEN: [&str; 3] = [
+const TAKEN: [&str; 4] = [
     include_str!("signals/otp25.tsv"),
+    include_str!("signals/otp25_atom_cache.tsv"),
     include_str!("signals/otp27.tsv"),
     include_str!("signals/otp29.tsv"),
 ];
@@ -32,6 +34,10 @@ fn frames() -> impl Iterator<Item = Frame> {
 fn bytes(hex: &str) -> Vec<u8> {
     let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
     (0..hex.len()).step_by(2).map(digits).collect()
+}
+
+fn classify<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Signal {
+    signal::classify(parts, &mut Refs::default())
 }
 
 /// As the second column says it. An answer that there is no child goes with the request's process,
@@ -82,7 +88,7 @@ fn fragments_have_their_sequence_in_common() {
         }
     }
     assert_eq!(begun, None);
-    assert_eq!(ended, 15);
+    assert_eq!(ended, 16);
 }
 
 #[test]

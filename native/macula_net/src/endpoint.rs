@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use macula_core::dist::memory::Memory;
-use macula_core::hello::{BootId, Local, Peer, Refusal};
+use macula_core::hello::{ATOM_CACHE, BootId, Local, Peer, Refusal};
 use macula_core::keys::{self, CookieKey};
 use macula_core::path::select::Path;
 use parking_lot::{Mutex, RwLock};
@@ -638,7 +638,7 @@ impl Shared {
     ) -> Result<Local, getrandom::Error> {
         let nonce = random()?;
         let (boot_id, streams) = (self.boot_id, self.config.lanes.max(1));
-        Ok(Local { name, boot_id, features: 0, streams, nonce, exporter })
+        Ok(Local { name, boot_id, features: ATOM_CACHE, streams, nonce, exporter })
     }
 
     /// The key of the cookie shared with the node `name`.

@@ -11,7 +11,7 @@ use macula_core::dist::frame::Piece;
 use macula_core::dist::lanes::Flow;
 use macula_core::dist::memory::Shares;
 use macula_core::dist::signal::Sender;
-use macula_core::hello::Peer;
+use macula_core::hello::{ATOM_CACHE, Peer};
 use macula_core::path::liveness::{Liveness, Verdict};
 use macula_core::path::select::Path;
 use parking_lot::Mutex;
@@ -396,6 +396,11 @@ impl Link {
     /// Lanes beside the control stream, each way; none: all goes there.
     pub fn lanes(&self) -> Option<u16> {
         transport::lanes(self.peer.streams)
+    }
+
+    /// Whether the emulators may use their atom cache: on one stream, or with a peer that knows how to on several.
+    pub fn has_atom_cache(&self) -> bool {
+        self.lanes().is_none() || self.peer.features & ATOM_CACHE != 0
     }
 
     /// Sends a tick, ahead of what waits. False when the link is closed.

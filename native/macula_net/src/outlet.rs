@@ -9,6 +9,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
+use macula_core::dist::atoms::Header;
 use macula_core::dist::brake::{Brake, LOOKS, Queued, Taken};
 use macula_core::dist::flows::Frames;
 use macula_core::dist::frame;
@@ -193,7 +194,8 @@ impl<'a> Batch<'a> {
         Batch { link, sorter, openings, frames: 0, pause: false, suspend }
     }
 
-    /// Which way the next frame goes, that has these parts, `size` bytes in all.
+    /// Which way the next frame goes, that has these parts, `size` bytes in all, and then its
+    /// [`header`](Self::header).
     pub fn place<'p>(
         &mut self,
         parts: impl IntoIterator<Item = &'p [u8], IntoIter: Clone>,
@@ -204,6 +206,10 @@ impl<'a> Batch<'a> {
             return Route::Control;
         };
         let place = sorter.place(parts);
+        let size = match sorter.header() {
+            Some(Header { bytes, replaces }) => size - replaces + bytes.len(),
+            None => size,
+        };
         match place {
             Place::Lane { flow, opening, .. } => {
                 self.openings.extend(opening);
@@ -225,6 +231,11 @@ impl<'a> Batch<'a> {
                 Route::Control
             }
         }
+    }
+
+    /// What is to be sent in place of the first bytes of the frame that was placed last; none: it goes as it is.
+    pub fn header(&self) -> Option<Header<'_>> {
+        self.sorter.as_ref().and_then(|sorter| sorter.header())
     }
 
     fn count(&mut self, place: &Place, bytes: usize) {

@@ -40,9 +40,9 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
-    /// For a link with lanes, or without.
-    pub(crate) fn new(lanes: bool) -> Assembly {
-        Assembly { atom_cache: !lanes, begun: Vec::new() }
+    /// For a link whose emulators may use an atom cache, or not.
+    pub(crate) fn new(atom_cache: bool) -> Assembly {
+        Assembly { atom_cache, begun: Vec::new() }
     }
 
     /// What the emulator may be given in place of a frame.

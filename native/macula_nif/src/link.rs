@@ -44,7 +44,7 @@ impl Resource for LinkResource {
 impl LinkResource {
     /// A resource for `link`, owned by the process `owner`. Only for threads of the runtime.
     pub(crate) fn owned_by(link: Arc<Link>, owner: LocalPid) -> ResourceArc<LinkResource> {
-        let assembly = Mutex::new(Assembly::new(link.lanes().is_some()));
+        let assembly = Mutex::new(Assembly::new(link.has_atom_cache()));
         let resource = ResourceArc::new(LinkResource { link, monitor: Mutex::default(), assembly });
         *resource.monitor.lock() = resource.monitor(None, &owner);
         resource
@@ -128,9 +128,9 @@ fn link_peer(env: Env<'_>, link: ResourceArc<LinkResource>) -> Term<'_> {
 }
 
 #[rustler::nif]
-fn link_lanes(link: ResourceArc<LinkResource>) -> u16 {
-    measured!("link_lanes", normal);
-    link.link.lanes().unwrap_or(0)
+fn link_has_atom_cache(link: ResourceArc<LinkResource>) -> bool {
+    measured!("link_has_atom_cache", normal);
+    link.link.has_atom_cache()
 }
 
 #[rustler::nif]

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use macula_core::dist::atoms::Header;
 use macula_core::dist::flows::Frames;
 use macula_core::dist::frame;
 use macula_core::dist::lane;
@@ -40,7 +41,7 @@ pub(crate) fn send(link: &Link, list: Term<'_>) -> NifResult<Sent> {
             return Err(Error::BadArg);
         }
         let route = batch.place(parts.iter().map(Binary::as_slice), size);
-        out.frame(route, size, &parts).ok_or(Error::BadArg)
+        out.frame(route, batch.header(), size, &parts).ok_or(Error::BadArg)
     })?;
     Ok(batch.send(out.finish()))
 }
@@ -70,8 +71,16 @@ struct Chunks {
 }
 
 impl Sending {
-    /// Adds a frame; none when it is too large.
-    fn frame(&mut self, route: Route, size: usize, parts: &[Binary<'_>]) -> Option<()> {
+    /// Adds a frame, of these parts but for its first bytes if it has another header; none when it is too large.
+    fn frame(
+        &mut self,
+        route: Route,
+        header: Option<Header<'_>>,
+        size: usize,
+        parts: &[Binary<'_>],
+    ) -> Option<()> {
+        let Header { bytes, mut replaces } = header.unwrap_or_default();
+        let size = size - replaces + bytes.len();
         let way = match route {
             Route::Control => self.begin(Way::Control, size, &frame::header(size)?),
             Route::Lane(flow) => self.begin(Way::Lane(flow), size, &frame::header(size)?),
@@ -82,8 +91,13 @@ impl Sending {
                 self.begin(Way::Control, size, &header)
             }
         };
+        self.to(way).arena.put_slice(bytes);
         for part in parts {
-            self.part(way, part);
+            let replaced = replaces.min(part.len());
+            if replaced < part.len() {
+                self.part(way, part, replaced);
+            }
+            replaces -= replaced;
         }
         Some(())
     }
@@ -95,14 +109,15 @@ impl Sending {
         way
     }
 
-    fn part(&mut self, way: Way, binary: &Binary<'_>) {
+    /// Adds what follows the first bytes of a binary.
+    fn part(&mut self, way: Way, binary: &Binary<'_>, from: usize) {
         if binary.len() < SHARE_FROM {
-            self.to(way).arena.put_slice(binary);
+            self.to(way).arena.put_slice(&binary[from..]);
         } else {
             let shared = self.kept.get_or_insert_with(Arc::default).share(binary);
             let to = self.to(way);
             to.flush();
-            to.frames.chunks.push(Bytes::from_owner(shared));
+            to.frames.chunks.push(Bytes::from_owner(shared).slice(from..));
         }
     }
 

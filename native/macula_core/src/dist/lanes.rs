@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use super::atoms::{Atoms, Header, Known, Refs};
 use super::lane::Opening;
 use super::signal::{self, Sender, Signal};
 
@@ -62,6 +63,8 @@ pub struct Lanes {
     open: Vec<bool>,
     fences: u64,
     sequences: HashMap<u64, Course>,
+    refs: Refs,
+    atoms: Atoms,
 }
 
 /// Which way a sequence of fragments goes.
@@ -77,7 +80,14 @@ struct Course {
 impl Lanes {
     /// For `count` lanes, none of them open; at least one.
     pub fn new(count: u16) -> Lanes {
-        Lanes { open: vec![false; usize::from(count.max(1))], fences: 0, sequences: HashMap::new() }
+        let count = count.max(1);
+        Lanes {
+            open: vec![false; usize::from(count)],
+            fences: 0,
+            sequences: HashMap::new(),
+            refs: Refs::default(),
+            atoms: Atoms::new(1 + usize::from(count) * usize::from(FLOWS)),
+        }
     }
 
     /// Opens those that are not open, and says what each begins with. Otherwise a lane is opened by its
@@ -103,16 +113,29 @@ impl Lanes {
         parts: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
     ) -> Place {
         let mut parts = parts.into_iter();
-        match signal::classify(parts.clone()) {
-            Signal::From(sender) => self.on(self.flow_of(sender), Some(sender)),
-            Signal::SpawnReply(child) => self.on(self.flow_of(child), None),
+        let signal = signal::classify(parts.clone(), &mut self.refs);
+        let known = self.atoms.know(&self.refs);
+        let course = match signal {
+            Signal::From(sender) => Some((self.flow_of(sender), Some(sender))),
+            Signal::SpawnReply(child) => Some((self.flow_of(child), None)),
             Signal::Begins { sender, sequence, last } => self.begins(sender, sequence, last),
             Signal::Continues { sequence, last } => self.continues(sequence, last),
             // An empty one stands for a signal that was sent before the nodes were connected, and that
             // the peer does not understand.
-            Signal::Unknown if parts.all(<[u8]>::is_empty) => Place::Control,
-            Signal::Unknown => self.fence(),
-        }
+            Signal::Unknown if parts.all(<[u8]>::is_empty) => return Place::Control,
+            Signal::Unknown => None,
+        };
+        let place = match course {
+            Some((flow, sender)) if known == Known::Yes => self.on(flow, sender),
+            _ => self.fence(),
+        };
+        self.atoms.write(&self.refs, way(&place));
+        place
+    }
+
+    /// What is to be written in place of the first bytes of the frame that was placed last; none: it goes as it is.
+    pub fn header(&self) -> Option<Header<'_>> {
+        self.atoms.header(&self.refs)
     }
 
     /// The flow of a process. Pids are numbered one after the other, so those spawned together
@@ -129,25 +152,27 @@ impl Lanes {
         (number % self.open.len() as u64) as u16
     }
 
-    fn begins(&mut self, sender: Option<Sender>, sequence: u64, last: bool) -> Place {
+    /// Where the first fragment goes; none: it is a fence.
+    fn begins(
+        &mut self,
+        sender: Option<Sender>,
+        sequence: u64,
+        last: bool,
+    ) -> Option<(Flow, Option<Sender>)> {
         let Some(flow) = sender.map(|sender| self.flow_of(sender)) else {
-            return self.begins_unknown(sequence, last);
+            self.begins_unknown(sequence, last);
+            return None;
         };
-        if self.course(sequence, Course { sender, flow, ended: last }) {
-            self.on(flow, sender)
-        } else {
-            self.fence()
-        }
+        self.course(sequence, Course { sender, flow, ended: last }).then_some((flow, sender))
     }
 
-    fn begins_unknown(&mut self, sequence: u64, last: bool) -> Place {
+    fn begins_unknown(&mut self, sequence: u64, last: bool) {
         if last {
             self.sequences.remove(&sequence);
         } else {
             let flow = Flow::of_nobody(self.modulo(sequence));
             self.course(sequence, Course { sender: None, flow, ended: false });
         }
-        self.fence()
     }
 
     /// Remembers which way a sequence goes. False when it may go there behind a fence only.
@@ -160,17 +185,16 @@ impl Lanes {
         room && before.is_none_or(|before| before.sender == course.sender)
     }
 
-    fn continues(&mut self, sequence: u64, last: bool) -> Place {
-        let Some(course) = self.sequences.get_mut(&sequence) else {
-            return self.fence();
-        };
+    /// Where a further fragment goes; none: it is a fence.
+    fn continues(&mut self, sequence: u64, last: bool) -> Option<(Flow, Option<Sender>)> {
+        let course = self.sequences.get_mut(&sequence)?;
         course.ended = last;
         let Course { sender, flow, .. } = *course;
         if last && sender.is_none() {
             self.sequences.remove(&sequence);
-            return self.fence();
+            return None;
         }
-        self.on(flow, sender)
+        Some((flow, sender))
     }
 
     /// Makes room, before a fence: behind it nothing is left of sequences that have ended. The others
@@ -196,6 +220,16 @@ impl Lanes {
     }
 }
 
+/// Frames of the same way stay in their order, whatever overtakes them.
+fn way(place: &Place) -> usize {
+    match place {
+        Place::Lane { flow: Flow { lane, number }, .. } => {
+            1 + usize::from(*lane) * usize::from(FLOWS) + usize::from(*number)
+        }
+        Place::Fence { .. } | Place::Control => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -206,11 +240,8 @@ mod tests {
         Sender { id, serial: 3, creation: 1 }
     }
 
-    fn flow(place: Place) -> Option<Flow> {
-        match place {
-            Place::Lane { flow, .. } => Some(flow),
-            Place::Fence { .. } | Place::Control => None,
-        }
+    fn flow(course: Option<(Flow, Option<Sender>)>) -> Option<Flow> {
+        course.map(|(flow, _)| flow)
     }
 
     #[test]
@@ -311,11 +342,13 @@ mod tests {
         for ends in [false, true] {
             let mut lanes = Lanes::new(8);
             let many = 20 * SEQUENCES as u64;
+            let mut fences = 0;
             for number in 0..many {
-                lanes.begins(Some(sender(number as u32)), number, ends);
+                let course = lanes.begins(Some(sender(number as u32)), number, ends);
+                fences += u64::from(course.is_none());
                 assert!(lanes.sequences.len() <= SEQUENCES);
             }
-            assert!(lanes.fences <= 2 * many / SEQUENCES as u64, "{} fences", lanes.fences);
+            assert!(fences <= 2 * many / SEQUENCES as u64, "{fences} fences");
         }
     }
 }

@@ -6,8 +6,10 @@
 //! [`brake`] holds back the processes that send more than their lane takes, [`turns`] says which
 //! lane writes next, and [`flows`] which of those that share it.
 
+pub mod atoms;
 pub mod brake;
 pub mod credit;
+mod cursor;
 pub mod flows;
 pub mod frame;
 pub mod lane;

@@ -6,14 +6,17 @@
 //! operation (erl_dist_protocol, "Protocol between Connected Nodes"). What is not surely read is
 //! [`Signal::Unknown`], which costs time and never order.
 //!
-//! Frames are expected as the emulator makes them without atom cache (`DFLAG_DIST_HDR_ATOM_CACHE`
-//! rejected), with fragments:
+//! Frames are expected as the emulator makes them, with fragments; without an atom cache, their atoms are none, one
+//! byte of 0 (see [`super::atoms`]):
 //!
 //! ```text
-//! 131, 68, 0,                          control message, payload   a signal in one frame
-//! 131, 69, sequence:64, fragment:64, 0, control message, payload  the first frame of several
-//! 131, 70, sequence:64, fragment:64,                     payload  the next ones, down to 1
+//! 131, 68,                           atoms, control message, payload   a signal in one frame
+//! 131, 69, sequence:64, fragment:64, atoms, control message, payload   the first frame of several
+//! 131, 70, sequence:64, fragment:64,                         payload   the next ones, down to 1
 //! ```
+
+use super::atoms::Refs;
+use super::cursor::{Cursor, Pid};
 
 /// What a frame is, for its order among others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +59,6 @@ pub struct Sender {
     pub creation: u32,
 }
 
-/// `id`, `serial` and `creation`, as they are in a frame.
-type Pid = [u8; 12];
-
 impl From<Pid> for Sender {
     fn from([a, b, c, d, e, f, g, h, i, j, k, l]: Pid) -> Sender {
         Sender {
@@ -75,18 +75,13 @@ const FIRST: u8 = 69;
 const NEXT: u8 = 70;
 
 const SMALL_INTEGER: u8 = 97;
-const INTEGER: u8 = 98;
 const SMALL_TUPLE: u8 = 104;
-const SMALL_BIG: u8 = 110;
-const ATOM_UTF8: u8 = 118;
-const SMALL_ATOM_UTF8: u8 = 119;
-const NEW_PID: u8 = 88;
-const NEWER_REFERENCE: u8 = 90;
 
-/// What the frame is whose bytes are these, one part after the other, wherever it is cut.
+/// What the frame is whose bytes are these, one part after the other, wherever it is cut; and the atoms of its header.
 #[inline]
-pub fn classify<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Signal {
-    read(Cursor { part: &[], parts: parts.into_iter() }).unwrap_or(Signal::Unknown)
+pub fn classify<'a>(parts: impl IntoIterator<Item = &'a [u8]>, atoms: &mut Refs) -> Signal {
+    atoms.clear();
+    signal(Cursor::new(parts.into_iter()), atoms).unwrap_or(Signal::Unknown)
 }
 
 /// Bytes of a frame's distribution header when that has an atom cache, which was not agreed upon; none
@@ -104,26 +99,41 @@ pub fn cached_header(frame: &[u8]) -> Option<usize> {
 }
 
 #[inline(always)]
-fn read<'a>(mut frame: Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Signal> {
+fn signal<'a>(
+    mut frame: Cursor<'a, impl Iterator<Item = &'a [u8]>>,
+    atoms: &mut Refs,
+) -> Option<Signal> {
     match frame.array()? {
-        [VERSION, WHOLE] if frame.byte()? == 0 => whole(&mut frame),
-        [VERSION, FIRST] => {
-            let (sequence, last) = frame.fragment()?;
-            Some(Signal::Begins { sender: first(&mut frame), sequence, last })
+        head @ [VERSION, WHOLE] => {
+            atoms.read(&head, &mut frame)?;
+            whole(&mut frame)
+        }
+        head @ [VERSION, FIRST] => {
+            let numbers = frame.array()?;
+            let (sequence, last) = fragment(numbers)?;
+            let atoms = atoms.read(&[&head[..], &numbers].concat(), &mut frame);
+            let sender = atoms.and_then(|()| first(&mut frame));
+            Some(Signal::Begins { sender, sequence, last })
         }
         [VERSION, NEXT] => {
-            let (sequence, last) = frame.fragment()?;
+            let (sequence, last) = fragment(frame.array()?)?;
             Some(Signal::Continues { sequence, last })
         }
         _ => None,
     }
 }
 
+/// A sequence, and whether this is its last fragment: they count down to 1.
+fn fragment(numbers: [u8; 16]) -> Option<(u64, bool)> {
+    let numbers = u128::from_be_bytes(numbers);
+    match numbers as u64 {
+        0 => None,
+        fragment => Some(((numbers >> 64) as u64, fragment == 1)),
+    }
+}
+
 /// The sender in the control message of a first fragment.
 fn first<'a>(frame: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<Sender> {
-    if frame.byte()? != 0 {
-        return None;
-    }
     match whole(frame)? {
         Signal::From(sender) | Signal::SpawnReply(sender) => Some(sender),
         _ => None,
@@ -196,105 +206,6 @@ fn child<'a>(frame: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>) -> Option<S
     let parent = frame.pid()?;
     frame.skip_term()?;
     Some(Sender::from(frame.pid().unwrap_or(parent)))
-}
-
-/// Reads terms across the parts of a frame. Every signal passes here: inlined, it takes a third fewer
-/// instructions (`./dev bench core`).
-struct Cursor<'a, P> {
-    part: &'a [u8],
-    parts: P,
-}
-
-impl<'a, P: Iterator<Item = &'a [u8]>> Cursor<'a, P> {
-    #[inline]
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        loop {
-            if let Some((bytes, rest)) = self.part.split_first_chunk() {
-                self.part = rest;
-                return Some(*bytes);
-            }
-            if !self.part.is_empty() {
-                return self.gather();
-            }
-            self.part = self.parts.next()?;
-        }
-    }
-
-    /// As [`Self::array`], of bytes that several parts hold.
-    #[cold]
-    fn gather<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        for byte in &mut bytes {
-            [*byte] = self.array()?;
-        }
-        Some(bytes)
-    }
-
-    #[inline]
-    fn byte(&mut self) -> Option<u8> {
-        self.array().map(|[byte]| byte)
-    }
-
-    #[inline(always)]
-    fn skip(&mut self, mut bytes: usize) -> Option<()> {
-        while bytes > self.part.len() {
-            bytes -= self.part.len();
-            self.part = self.parts.next()?;
-        }
-        self.part = self.part.split_at(bytes).1;
-        Some(())
-    }
-
-    /// A sequence, and whether this is its last fragment: they count down to 1.
-    fn fragment(&mut self) -> Option<(u64, bool)> {
-        let sequence = u64::from_be_bytes(self.array()?);
-        match u64::from_be_bytes(self.array()?) {
-            0 => None,
-            fragment => Some((sequence, fragment == 1)),
-        }
-    }
-
-    /// The pid that follows, without its node; none when another term does.
-    #[inline(always)]
-    fn pid(&mut self) -> Option<Pid> {
-        let [NEW_PID, atom @ ..] = self.array::<3>()? else {
-            return None;
-        };
-        let node = self.atom(atom)?;
-        self.skip(node)?;
-        self.array()
-    }
-
-    /// The length of the atom that begins with these bytes; what follows is its text.
-    #[inline(always)]
-    fn atom(&mut self, [kind, len]: [u8; 2]) -> Option<usize> {
-        match kind {
-            SMALL_ATOM_UTF8 => Some(usize::from(len)),
-            ATOM_UTF8 => Some(usize::from(u16::from_be_bytes([len, self.byte()?]))),
-            _ => None,
-        }
-    }
-
-    /// Skips what may stand before a sender: a reference, or an integer.
-    #[inline(always)]
-    fn skip_term(&mut self) -> Option<()> {
-        match self.byte()? {
-            SMALL_INTEGER => self.skip(1),
-            INTEGER => self.skip(4),
-            // Its sign has a byte of its own.
-            SMALL_BIG => {
-                let len = usize::from(self.byte()?);
-                self.skip(1 + len)
-            }
-            NEWER_REFERENCE => {
-                let [high, low, atom @ ..] = self.array::<4>()?;
-                let words = usize::from(u16::from_be_bytes([high, low]));
-                let node = self.atom(atom)?;
-                self.skip(node + 4 + 4 * words)
-            }
-            _ => None,
-        }
-    }
 }
 
 #[cfg(test)]
