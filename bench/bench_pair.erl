@@ -31,7 +31,8 @@ nodes(Contender, #{address_a := AddressA, address_b := AddressB} = Place, Settin
                     bench_vm:start(Contender, Place, Settings, Options)
             end,
     %% Those of other contenders are up as well.
-    Of = atom_to_list(maps:get(name, Contender)),
+    %% A commit can be called what no node can: HEAD~1.
+    Of = [C || C <- atom_to_list(maps:get(name, Contender)), C =/= $~, C =/= $^, C =/= $@, C =/= $/],
     NameB = bench_vm:name("_b_" ++ Of, AddressB ++ port(Contender)),
     B = Start(NameB, PrefixB),
     A = Start(bench_vm:name("_a_" ++ Of, AddressA ++ port(Contender)), PrefixA),
