@@ -6,8 +6,9 @@
 
 -export([suite/0, all/0, groups/0, init_per_suite/1, end_per_suite/1, init_per_group/2, end_per_group/2,
          end_per_testcase/2]).
--export([order/1, model/1, bulk_waits_alone/1, many_on_a_slow_line/1]).
+-export([order/1, model/1, atoms/1, bulk_waits_alone/1, many_on_a_slow_line/1]).
 -export([what_follows/1]).
+-export([read_atoms/2]).
 -export([peer_killed/1, disconnected/1, bridge_killed/1, senders_end/1, suspended_by_others_too/1, code_changes/1,
          nosuspend/1, async_senders/1, single_stream/1, link_memory/1]).
 
@@ -23,6 +24,13 @@
 %% Programs of up to so many steps.
 -define(MODEL_PROGRAMS, full(1000, 100)).
 -define(MODEL_STEPS, 100).
+
+%% Two and a half times as many atoms as an emulator's cache has slots, and some that are named again and again; each of the
+%% processes has a stream and a queue of its own.
+-define(ATOMS, 5000).
+-define(ATOM_SENDERS, 64).
+-define(ATOM_MESSAGES, full(500, 50)).
+-define(ATOMS_EACH, 8).
 
 %% One message of those that fill a stream.
 -define(BULK, 16 bsl 20).
@@ -54,7 +62,7 @@ all() ->
     [what_follows, {group, bad_link}, {group, waiting}].
 
 groups() ->
-    [{bad_link, [order, model, bulk_waits_alone, many_on_a_slow_line]},
+    [{bad_link, [order, model, atoms, bulk_waits_alone, many_on_a_slow_line]},
      {waiting, [peer_killed, disconnected, bridge_killed, senders_end, suspended_by_others_too, code_changes, nosuspend,
                 async_senders, single_stream, link_memory]}].
 
@@ -107,6 +115,49 @@ model(_) ->
     Checked = call(A, fun() -> proper:quickcheck(macula_signal_model:prop_order(NodeB), Options) end, infinity),
     ct:pal("the line: ~p", [netlab:counters(Lab, a)]),
     ?assertEqual(true, Checked).
+
+%% An atom goes to the peer as the number of a slot of its cache, and as text before that: more atoms than there are slots,
+%% named by many processes whose streams overtake each other. Every message says them in plain words as well.
+atoms(_) ->
+    Seed = setting("MACULA_STREAMS_SEED", erlang:system_time(millisecond)),
+    ct:pal("seed ~b", [Seed]),
+    Lab = netlab:start(wan, #{seed => Seed, delay => 5, loss => 0.02, reorder => 0.01}),
+    [A, B] = [node_on(Lab, Host) || Host <- [a, b]],
+    connect(A, B),
+    NodeB = name(B),
+    Messages = ?ATOM_SENDERS * ?ATOM_MESSAGES,
+    ?assertEqual({read, Messages}, call(A, fun() -> write_atoms(NodeB, Seed, Messages) end, infinity)),
+    [?assertMatch([_], call(Node, fun macula:links/0)) || Node <- [A, B]].
+
+write_atoms(Peer, Seed, Messages) ->
+    {Reader, Monitor} = spawn_monitor(Peer, ?MODULE, read_atoms, [Messages, 0]),
+    [spawn_link(fun() -> write_atoms(Reader, rand:seed(exsss, {Seed, Number, 0})) end)
+     || Number <- lists:seq(1, ?ATOM_SENDERS)],
+    receive
+        {'DOWN', Monitor, process, Reader, Result} -> Result
+    end.
+
+write_atoms(Reader, _) ->
+    [begin
+         Names = [atom_name(rand:uniform(?ATOMS)) || _ <- lists:seq(1, ?ATOMS_EACH)] ++ [atom_name(rand:uniform(20))],
+         Reader ! {Names, [binary_to_atom(Name) || Name <- Names]}
+     end || _ <- lists:seq(1, ?ATOM_MESSAGES)].
+
+%% Some are longer than one byte can tell.
+atom_name(Number) ->
+    unicode:characters_to_binary(["atom ", integer_to_list(Number), [lists:duplicate(200, $\x{e9}) || Number rem 50 =:= 0]]).
+
+-spec read_atoms(pos_integer(), non_neg_integer()) -> no_return().
+read_atoms(Messages, Messages) ->
+    exit({read, Messages});
+read_atoms(Messages, Read) ->
+    receive
+        {Names, Atoms} ->
+            case [atom_to_binary(Atom) || Atom <- Atoms] of
+                Names -> read_atoms(Messages, Read + 1);
+                Others -> exit({{meant, Names}, {came, Others}})
+            end
+    end.
 
 %% Nothing promises it, and every program expects it: what a process says because another one has said something arrives
 %% after that. Where packets arrive in order and nobody fills a lane, it does, on lanes that were never used, too.
