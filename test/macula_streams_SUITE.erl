@@ -127,7 +127,24 @@ atoms(_) ->
     NodeB = name(B),
     Messages = ?ATOM_SENDERS * ?ATOM_MESSAGES,
     ?assertEqual({read, Messages}, call(A, fun() -> write_atoms(NodeB, Seed, Messages) end, infinity)),
+    Sink = sink(B),
+    ?assert(call(A, fun() -> bytes_of_atom(Sink) end) < 255 div 2),
     [?assertMatch([_], call(Node, fun macula:links/0)) || Node <- [A, B]].
+
+%% Bytes on the link of a message that is the longest atom, once that is known.
+bytes_of_atom(Sink) ->
+    Atom = list_to_atom(lists:duplicate(255, $x)),
+    Sink ! Atom,
+    Before = bytes_sent(),
+    [Sink ! Atom || _ <- lists:seq(1, 100)],
+    (bytes_sent() - Before) div 100.
+
+%% So many that what this process sent so far is among them: its answer follows.
+bytes_sent() ->
+    [Node] = nodes(),
+    Node = erpc:call(Node, erlang, node, []),
+    [#{bytes_out := Bytes}] = macula:links(),
+    Bytes.
 
 write_atoms(Peer, Seed, Messages) ->
     {Reader, Monitor} = spawn_monitor(Peer, ?MODULE, read_atoms, [Messages, 0]),

@@ -54,9 +54,9 @@ pub type BootId = [u8; 16];
 /// Random bytes that make every hello different.
 pub type Nonce = [u8; 32];
 
-/// Of the features: on lanes, too, the emulators may use their atom cache, as whoever sends has headers that suit
-/// frames which overtake each other (`crate::dist::atoms`). Without it an emulator is not to hand out, or be given,
-/// any that names cached atoms.
+/// A bit of the features: whoever sends on lanes writes headers that suit frames which overtake each other
+/// (`crate::dist::atoms`), so that the emulators may use their atom cache there. Unless both sides know it,
+/// `DFLAG_DIST_HDR_ATOM_CACHE` is rejected.
 pub const ATOM_CACHE: u64 = 1;
 
 /// What one side brings to a hello.

@@ -125,8 +125,8 @@ impl Intake {
     }
 
     /// Whether the input handler is to be told that something waits, and does not know yet; from now on it does.
-    pub(crate) fn tells(&self) -> bool {
-        self.waiting.lock().tells()
+    pub(crate) fn must_tell(&self) -> bool {
+        self.waiting.lock().must_tell()
     }
 
     /// Resolves when more may be read of a stream.
@@ -264,8 +264,8 @@ impl Waiting {
         self.turns.retain(|turn| *turn != stream);
     }
 
-    /// Whether the input handler is to be told, and does not know yet.
-    fn tells(&mut self) -> bool {
+    /// Whether the input handler is to be told, and does not know yet; from now on it does.
+    fn must_tell(&mut self) -> bool {
         self.has_more() && !std::mem::replace(&mut self.told, true)
     }
 

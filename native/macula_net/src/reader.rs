@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -21,10 +21,14 @@ use crate::outlet::Stream;
 /// Chunks taken from quinn at once: packets, mostly.
 const CHUNKS: usize = 64;
 
+/// The input handler is told before all streams have been read when so much has been: bulk, during which what was read before
+/// it would wait, and which can be taken while there is more to read.
+const TELL: usize = 64 * 1024;
+
 /// Who hears of the frames of an established link.
 pub trait Inbox: Send + Sync + 'static {
     /// Something waits that [`crate::Link::receive`] gives. Not called again until that has given
-    /// all of it.
+    /// all of it, and not after [`Self::closed`].
     fn readable(&self);
 
     /// Nothing more will come.
@@ -56,6 +60,8 @@ struct Readers<'a> {
     link: &'a LinkState,
     inbox: OnceLock<Box<dyn Inbox>>,
     chunks: Mutex<Vec<Bytes>>,
+    /// Bytes read since it was looked last whether the input handler is to be told.
+    untold: AtomicUsize,
     /// What became of the lanes, once all have ended or one has failed.
     lanes: watch::Sender<Option<Result<(), Closed>>>,
 }
@@ -95,8 +101,9 @@ impl Readers<'_> {
 
     /// Tells the input handler of what waits, if it does not know.
     fn tell(&self) {
+        self.untold.store(0, Relaxed);
         if let Some(inbox) = self.inbox.get()
-            && self.link.intake.tells()
+            && self.link.intake.must_tell()
         {
             hops::pass(Hop::Posted);
             inbox.readable();
@@ -187,8 +194,7 @@ impl Readers<'_> {
         // A part of a large frame is a sign of life too.
         self.link.counters.life_in.fetch_add(count as u64, Relaxed);
         let pause = self.link.intake.push(which, read.iter_mut().map(std::mem::take), bytes);
-        if count == CHUNKS {
-            // More of the same: while that is read, the input handler may have this.
+        if self.untold.fetch_add(bytes, Relaxed) + bytes >= TELL {
             self.tell();
         }
         Poll::Ready(Ok(Some(pause)))
@@ -205,6 +211,7 @@ pub(crate) async fn run(
         link: &link,
         inbox: OnceLock::new(),
         chunks: Mutex::new(vec![Bytes::new(); CHUNKS]),
+        untold: AtomicUsize::new(0),
         lanes: watch::Sender::default(),
     };
     let mut reading = pin!(async {

@@ -32,7 +32,7 @@ impl Inbox for InputHandler {
 
 /// Makes frames of their pieces.
 pub(crate) struct Assembly {
-    /// The emulators of both sides have agreed on an atom cache.
+    /// The emulators may use an atom cache, and so they do.
     atom_cache: bool,
     /// The frames begun, and how much of each is there: one of each stream at most. Those that a call
     /// leaves are few, as most frames come in one piece.

@@ -79,7 +79,7 @@ impl Sending {
         size: usize,
         parts: &[Binary<'_>],
     ) -> Option<()> {
-        let Header { bytes, mut replaces } = header.unwrap_or_default();
+        let Header { bytes, replaces } = header.unwrap_or_default();
         let size = size - replaces + bytes.len();
         let way = match route {
             Route::Control => self.begin(Way::Control, size, &frame::header(size)?),
@@ -92,12 +92,13 @@ impl Sending {
             }
         };
         self.to(way).arena.put_slice(bytes);
+        let mut skip = replaces;
         for part in parts {
-            let replaced = replaces.min(part.len());
-            if replaced < part.len() {
-                self.part(way, part, replaced);
+            let skipped = skip.min(part.len());
+            if skipped < part.len() {
+                self.part(way, part, skipped);
             }
-            replaces -= replaced;
+            skip -= skipped;
         }
         Some(())
     }

@@ -4,7 +4,8 @@
 //! Module"), so the sender alone decides which way a frame may go; a receiver has many addresses
 //! (pid, name, alias), a sender only one. Where it stands in the control message depends on the
 //! operation (erl_dist_protocol, "Protocol between Connected Nodes"). What is not surely read is
-//! [`Signal::Unknown`], which costs time and never order.
+//! [`Signal::Unknown`], which costs time and never order. That goes for operations that are not known; a header of another
+//! kind than these cannot name cached atoms here, and the receiver's emulator must know it as well.
 //!
 //! Frames are expected as the emulator makes them, with fragments; without an atom cache, their atoms are none, one
 //! byte of 0 (see [`super::atoms`]):
