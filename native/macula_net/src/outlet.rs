@@ -206,10 +206,7 @@ impl<'a> Batch<'a> {
             return Route::Control;
         };
         let place = sorter.place(parts);
-        let size = match sorter.header() {
-            Some(Header { bytes, replaces }) => size - replaces + bytes.len(),
-            None => size,
-        };
+        let size = sorter.header().unwrap_or_default().resized(size);
         match place {
             Place::Lane { flow, opening, .. } => {
                 self.openings.extend(opening);

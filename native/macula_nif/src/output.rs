@@ -79,8 +79,8 @@ impl Sending {
         size: usize,
         parts: &[Binary<'_>],
     ) -> Option<()> {
-        let Header { bytes, replaces } = header.unwrap_or_default();
-        let size = size - replaces + bytes.len();
+        let header = header.unwrap_or_default();
+        let size = header.resized(size);
         let way = match route {
             Route::Control => self.begin(Way::Control, size, &frame::header(size)?),
             Route::Lane(flow) => self.begin(Way::Lane(flow), size, &frame::header(size)?),
@@ -91,8 +91,8 @@ impl Sending {
                 self.begin(Way::Control, size, &header)
             }
         };
-        self.to(way).arena.put_slice(bytes);
-        let mut skip = replaces;
+        self.to(way).arena.put_slice(header.bytes);
+        let mut skip = header.replaces;
         for part in parts {
             let skipped = skip.min(part.len());
             if skipped < part.len() {

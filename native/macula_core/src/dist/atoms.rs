@@ -140,6 +140,13 @@ pub struct Header<'a> {
     pub replaces: usize,
 }
 
+impl Header<'_> {
+    /// The bytes, with this header, of a frame that had `size` of them.
+    pub fn resized(&self, size: usize) -> usize {
+        size - self.replaces + self.bytes.len()
+    }
+}
+
 /// What is known of a frame's atoms, of which each slot is named once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {

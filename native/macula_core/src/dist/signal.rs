@@ -16,6 +16,8 @@
 //! 131, 70, sequence:64, fragment:64,                         payload   the next ones, down to 1
 //! ```
 
+use std::array;
+
 use super::atoms::Refs;
 use super::cursor::{Cursor, Pid};
 
@@ -112,7 +114,9 @@ fn signal<'a>(
         head @ [VERSION, FIRST] => {
             let numbers = frame.array()?;
             let (sequence, last) = fragment(numbers)?;
-            let atoms = atoms.read(&[&head[..], &numbers].concat(), &mut frame);
+            let head: [u8; 18] =
+                array::from_fn(|at| if at < 2 { head[at] } else { numbers[at - 2] });
+            let atoms = atoms.read(&head, &mut frame);
             let sender = atoms.and_then(|()| first(&mut frame));
             Some(Signal::Begins { sender, sequence, last })
         }
