@@ -11,6 +11,9 @@ use crate::support::*;
 /// A limit for dials that are to run into it.
 const SHORT: Duration = Duration::from_millis(600);
 
+/// After so long QUIC sends the first datagram once more.
+const RESENT: Duration = Duration::from_millis(300);
+
 /// A port that was free a moment ago, on an address nobody else binds.
 fn closed_port() -> SocketAddr {
     let socket = std::net::UdpSocket::bind(("127.0.77.1", 0)).unwrap();
@@ -27,6 +30,20 @@ async fn a_closed_port_is_told_from_a_silent_one() {
     // From a socket of both families as well.
     let a = open_at(None, 0, "a");
     assert_eq!(failure(&a, closed_port(), HANG).await, DialError::PortClosed);
+}
+
+/// Whatever fits into the first datagram.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_closed_port_nothing_is_awaited() {
+    let (a, closed) = (open("a"), closed_port());
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        let began = Instant::now();
+        assert_eq!(failure(&a, closed, HANG).await, DialError::PortClosed);
+        took.push(began.elapsed());
+    }
+    took.sort();
+    assert!(took[4] < RESENT / 2, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
