@@ -53,13 +53,20 @@ struct Input {
 #[derive(Debug)]
 struct Reading {
     frames: Vec<FrameReader>,
+    /// What is read in this turn.
+    chunks: Vec<Bytes>,
     /// Of the control stream, whose frames are fenced.
     fence: FenceReader,
 }
 
 /// What is to be done next.
 enum Turn {
-    Read(Stream, Vec<Bytes>, usize),
+    /// So many bytes of this stream are to be read, and whether it has more.
+    Read {
+        stream: Stream,
+        bytes: usize,
+        more: bool,
+    },
     /// All lanes have come to the fenced frame that waits.
     Deliver,
     None,
@@ -87,7 +94,11 @@ impl Intake {
         let frames = (0..streams).map(|_| FrameReader::default()).collect();
         Intake {
             waiting: Mutex::new(waiting),
-            reading: Mutex::new(Reading { frames, fence: FenceReader::default() }),
+            reading: Mutex::new(Reading {
+                frames,
+                chunks: Vec::new(),
+                fence: FenceReader::default(),
+            }),
             room: (0..streams).map(|_| Notify::new()).collect(),
         }
     }
@@ -147,10 +158,12 @@ impl Intake {
         let mut reading = self.reading.lock();
         let mut bytes = 0;
         while bytes < most {
-            match self.turn(TURN.min(most - bytes)) {
-                Turn::Read(stream, chunks, taken) => {
+            match self.turn(TURN.min(most - bytes), &mut reading.chunks) {
+                Turn::Read { stream, bytes: taken, more } => {
                     bytes += taken;
-                    self.read(&mut reading, stream, chunks, &mut piece);
+                    if self.read(&mut reading, stream, &mut piece) && more {
+                        self.waiting.lock().queue(stream);
+                    }
                 }
                 Turn::Deliver => {
                     piece(Stream::Control, Piece::End);
@@ -162,7 +175,8 @@ impl Intake {
         self.waiting.lock().is_told()
     }
 
-    fn turn(&self, most: usize) -> Turn {
+    /// What is to be done next; what is to be read is added to `chunks`.
+    fn turn(&self, most: usize, chunks: &mut Vec<Bytes>) -> Turn {
         let mut waiting = self.waiting.lock();
         // The link ends then: whatever follows is not to be trusted.
         if waiting.violation.is_some() {
@@ -171,48 +185,51 @@ impl Intake {
         if waiting.merge.as_ref().is_some_and(Merge::fence_ready) {
             return Turn::Deliver;
         }
-        let Some((stream, chunks, bytes)) = waiting.pop(most) else {
+        let Some((stream, bytes)) = waiting.pop(most, chunks) else {
             waiting.told = false;
             return Turn::None;
         };
-        if waiting.inputs[index(stream)].credit.taken(bytes) {
+        let input = &mut waiting.inputs[index(stream)];
+        if input.credit.taken(bytes) {
             self.room[index(stream)].notify_one();
         }
-        Turn::Read(stream, chunks, bytes)
+        Turn::Read { stream, bytes, more: !input.chunks.is_empty() }
     }
 
+    /// Reads what is to be read in this turn; false when nothing more may be read of the stream before that.
     fn read(
         &self,
         reading: &mut Reading,
         stream: Stream,
-        chunks: Vec<Bytes>,
         piece: &mut impl FnMut(Stream, Piece<'_>),
-    ) {
-        let mut chunks = chunks.into_iter();
+    ) -> bool {
+        let Reading { frames, chunks, fence } = reading;
+        let mut chunks = chunks.drain(..);
         while let Some(chunk) = chunks.next() {
-            let Some((rest, stop)) = self.read_chunk(reading, stream, &chunk, piece) else {
+            let read = &mut frames[index(stream)];
+            let Some((rest, stop)) = self.read_chunk(read, fence, stream, &chunk, piece) else {
                 continue;
             };
             let mut waiting = self.waiting.lock();
             waiting.give_back(stream, std::iter::once(chunk.slice_ref(rest)).chain(chunks));
-            return match stop {
+            match stop {
                 Stop::Marker(lane) => waiting.marker(lane),
-                Stop::Fenced => waiting.fenced(reading.fence.lanes()),
-            };
+                Stop::Fenced => waiting.fenced(fence.lanes()),
+            }
+            return false;
         }
-        self.waiting.lock().queue(stream);
+        true
     }
 
     /// Reads until the end, or until nothing more may be read of the stream; what is left then.
     fn read_chunk<'a>(
         &self,
-        reading: &mut Reading,
+        frames: &mut FrameReader,
+        fence: &mut FenceReader,
         stream: Stream,
         chunk: &'a [u8],
         piece: &mut impl FnMut(Stream, Piece<'_>),
     ) -> Option<(&'a [u8], Stop)> {
-        let Reading { frames, fence } = reading;
-        let frames = &mut frames[index(stream)];
         let fences = self.room.len() > 1;
         let mut input = chunk;
         while let Some(next) = frames.next(&mut input) {
@@ -275,12 +292,12 @@ impl Waiting {
         self.told
     }
 
-    /// The next bytes of the stream whose turn it is, and how many they are.
-    fn pop(&mut self, most: usize) -> Option<(Stream, Vec<Bytes>, usize)> {
+    /// Moves the next bytes of the stream whose turn it is to `chunks`, and tells how many they are.
+    fn pop(&mut self, most: usize, chunks: &mut Vec<Bytes>) -> Option<(Stream, usize)> {
         let stream = self.turns.pop_front()?;
         let input = &mut self.inputs[index(stream)];
         input.queued = false;
-        let (mut chunks, mut bytes) = (Vec::new(), 0);
+        let mut bytes = 0;
         while bytes < most
             && let Some(mut chunk) = input.chunks.pop_front()
         {
@@ -291,7 +308,7 @@ impl Waiting {
             bytes += chunk.len();
             chunks.push(chunk);
         }
-        Some((stream, chunks, bytes))
+        Some((stream, bytes))
     }
 
     /// A lane has come to a marker. More of it may have come meanwhile, and given it a turn.

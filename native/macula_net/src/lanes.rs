@@ -5,7 +5,7 @@
 //! (`macula_core::dist::turns`), itself before others on the lane (`macula_core::dist::flows`), and what it says
 //! before what QUIC has of other lanes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::ahead::RESERVE;
 use crate::congestion::{Company, Window};
 use crate::hops::{self, Hop};
 use crate::link::LinkState;
-use crate::outlet::{Output, Waiting};
+use crate::outlet::Output;
 
 /// Lanes that have something to send within so long are in each other's way.
 const COMPANY: Duration = Duration::from_millis(50);
@@ -31,6 +31,9 @@ const COMPANY: Duration = Duration::from_millis(50);
 /// Bytes that QUIC is handed in one piece while several lanes write: room for more comes when all of a
 /// piece is acknowledged. With large ones, of many lanes at once, that is seldom on a slow line.
 const PIECE: usize = 2 * 1024;
+
+/// So much of what has come at once keeps its room for what comes next.
+const OUTPUTS: usize = 64;
 
 /// QUIC's priority of a lane that has little to write, for a process that had nothing to say before. Others have 0.
 pub(crate) const HURRY: i32 = 1;
@@ -46,25 +49,28 @@ pub(crate) async fn write(link: Arc<LinkState>) {
         if stream.write_all(&opening.encode()).await.is_err() {
             return;
         }
-        lanes.lanes.insert(opening.index, Lane::new(opening.index, stream));
+        lanes.lanes.push(Lane::new(opening.index, stream));
     }
-    for lane in lanes.lanes.values_mut() {
+    for lane in &mut lanes.lanes {
         let _ = lane.stream.finish();
     }
-    for lane in lanes.lanes.values_mut() {
+    for lane in &mut lanes.lanes {
         let _ = lane.stream.stopped().await;
     }
 }
 
 /// The lanes, and which of them writes next.
 struct Writing {
-    lanes: HashMap<u16, Lane>,
+    /// By their index: in this order they are opened, and before anything is written to any.
+    lanes: Vec<Lane>,
     turns: Turns,
     company: Company,
     /// Since when it is noted who writes, and the lane that did.
     noted: (Instant, Option<u16>),
     several: bool,
     window: Window,
+    /// What has come, until it is put to its lane.
+    outputs: Vec<Output>,
     /// Counts the rounds.
     round: u64,
 }
@@ -81,12 +87,13 @@ struct Lane {
 impl Writing {
     fn new(connection: &quinn::Connection) -> Writing {
         Writing {
-            lanes: HashMap::new(),
+            lanes: Vec::new(),
             turns: Turns::default(),
             company: Company::of(connection),
             noted: (Instant::now(), None),
             several: false,
             window: Window::of(connection),
+            outputs: Vec::new(),
             round: 0,
         }
     }
@@ -114,10 +121,11 @@ impl Writing {
             if let Some(opening) = waiting.openings.pop_front() {
                 return Poll::Ready(Some(opening));
             }
-            self.take(&mut waiting);
+            std::mem::swap(&mut waiting.outputs, &mut self.outputs);
             waiting.writer = Some(cx.waker().clone());
             waiting.closing
         };
+        self.sort();
         if self.turns.len() > 1 {
             self.several = true;
             self.company.set(true);
@@ -127,8 +135,10 @@ impl Writing {
         if closing && self.turns.is_empty() { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    fn take(&mut self, waiting: &mut Waiting) {
-        for output in std::mem::take(&mut waiting.outputs) {
+    /// Puts what has come to the lanes that it is for.
+    fn sort(&mut self) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
             match output {
                 Output::Control(_) => {}
                 Output::Lane(Flow { lane, number }, frames) => {
@@ -144,11 +154,13 @@ impl Writing {
                 }
             }
         }
+        outputs.shrink_to(OUTPUTS);
+        self.outputs = outputs;
     }
 
     /// Puts something behind, or among, what is to be written to a lane.
     fn put(&mut self, index: u16, put: impl FnOnce(&mut Flows<Bytes>)) {
-        let Some(lane) = self.lanes.get_mut(&index) else {
+        let Some(lane) = self.lanes.get_mut(usize::from(index)) else {
             return;
         };
         let had_nothing = lane.flows.is_empty();
@@ -165,7 +177,7 @@ impl Writing {
         self.round += 1;
         while let Some(Turn { of: index, fresh }) = self.turns.begin() {
             let alone = self.turns.is_empty();
-            let Some(lane) = self.lanes.get_mut(&index) else {
+            let Some(lane) = self.lanes.get_mut(usize::from(index)) else {
                 continue;
             };
             let ended = match lane.urgent() {

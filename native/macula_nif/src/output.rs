@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use macula_core::dist::atoms::Header;
 use macula_core::dist::flows::Frames;
 use macula_core::dist::frame;
@@ -41,7 +41,9 @@ pub(crate) fn send(link: &Link, list: Term<'_>) -> NifResult<Sent> {
             return Err(Error::BadArg);
         }
         let route = batch.place(parts.iter().map(Binary::as_slice), size);
-        out.frame(route, batch.header(), size, &parts).ok_or(Error::BadArg)
+        let header = batch.header().unwrap_or_default();
+        let frame = Frame { header, size: header.resized(size), parts: &parts };
+        out.frame(route, &frame).ok_or(Error::BadArg)
     })?;
     Ok(batch.send(out.finish()))
 }
@@ -67,90 +69,91 @@ enum Way {
 #[derive(Default)]
 struct Chunks {
     frames: Frames<Bytes>,
-    arena: BytesMut,
+    arena: Vec<u8>,
+}
+
+/// A frame as the emulator has it, but for its first bytes if it has another header.
+struct Frame<'a, 'env> {
+    header: Header<'a>,
+    /// Bytes of it, with this header.
+    size: usize,
+    parts: &'a [Binary<'env>],
 }
 
 impl Sending {
-    /// Adds a frame, of these parts but for its first bytes if it has another header; none when it is too large.
-    fn frame(
-        &mut self,
-        route: Route,
-        header: Option<Header<'_>>,
-        size: usize,
-        parts: &[Binary<'_>],
-    ) -> Option<()> {
-        let header = header.unwrap_or_default();
-        let size = header.resized(size);
-        let way = match route {
-            Route::Control => self.begin(Way::Control, size, &frame::header(size)?),
-            Route::Lane(flow) => self.begin(Way::Lane(flow), size, &frame::header(size)?),
+    /// Adds a frame; none when it is too large.
+    fn frame(&mut self, route: Route, frame: &Frame<'_, '_>) -> Option<()> {
+        match route {
+            Route::Control => self.add(Way::Control, &frame::header(frame.size)?, frame),
+            Route::Lane(flow) => self.add(Way::Lane(flow), &frame::header(frame.size)?, frame),
             Route::Fence(lanes) => {
-                let header = lane::fence_header(size, lanes.len() as u16)?;
-                self.settle();
+                let length = lane::fence_header(frame.size, lanes.len() as u16)?;
+                self.settled.extend(self.ways.drain(..).map(output));
                 self.settled.push(Output::Markers(lanes));
-                self.begin(Way::Control, size, &header)
+                self.add(Way::Control, &length, frame);
             }
-        };
-        self.to(way).arena.put_slice(header.bytes);
-        let mut skip = header.replaces;
-        for part in parts {
-            let skipped = skip.min(part.len());
-            if skipped < part.len() {
-                self.part(way, part, skipped);
-            }
-            skip -= skipped;
         }
         Some(())
     }
 
-    fn begin(&mut self, way: Way, size: usize, header: &[u8]) -> Way {
-        let to = self.to(way);
-        to.arena.put_slice(header);
-        to.frames.lengths.push(header.len() + size);
-        way
-    }
-
-    /// Adds what follows the first bytes of a binary.
-    fn part(&mut self, way: Way, binary: &Binary<'_>, from: usize) {
-        if binary.len() < SHARE_FROM {
-            self.to(way).arena.put_slice(&binary[from..]);
-        } else {
-            let shared = self.kept.get_or_insert_with(Arc::default).share(binary);
-            let to = self.to(way);
-            to.flush();
-            to.frames.chunks.push(Bytes::from_owner(shared).slice(from..));
-        }
-    }
-
-    fn to(&mut self, way: Way) -> &mut Chunks {
+    /// Adds a frame behind its length.
+    fn add(&mut self, way: Way, length: &[u8], frame: &Frame<'_, '_>) {
         let known = self.ways.iter().rposition(|(known, _)| *known == way);
         let at = known.unwrap_or_else(|| {
             self.ways.push((way, Chunks::default()));
             self.ways.len() - 1
         });
-        &mut self.ways[at].1
+        self.ways[at].1.add(length, frame, &mut self.kept);
     }
 
-    fn settle(&mut self) {
-        for (way, mut chunks) in self.ways.drain(..) {
-            chunks.flush();
-            self.settled.push(match way {
-                Way::Control => Output::Control(chunks.frames.chunks),
-                Way::Lane(flow) => Output::Lane(flow, chunks.frames),
-            });
-        }
+    fn finish(self) -> impl Iterator<Item = Output> {
+        self.settled.into_iter().chain(self.ways.into_iter().map(output))
     }
+}
 
-    fn finish(mut self) -> Vec<Output> {
-        self.settle();
-        self.settled
+/// What has come to be sent on a way.
+fn output((way, mut chunks): (Way, Chunks)) -> Output {
+    chunks.flush();
+    match way {
+        Way::Control => Output::Control(chunks.frames.chunks),
+        Way::Lane(flow) => Output::Lane(flow, chunks.frames),
     }
 }
 
 impl Chunks {
+    fn add(&mut self, length: &[u8], frame: &Frame<'_, '_>, kept: &mut Option<Arc<Kept>>) {
+        let Frame { header, size, parts } = frame;
+        self.frames.lengths.push(length.len() + size);
+        let shared = parts.iter().map(|part| part.len()).filter(|len| *len >= SHARE_FROM);
+        let copied = size.saturating_sub(shared.sum());
+        // Of a single frame it becomes the bytes for QUIC as it is.
+        self.arena.reserve(length.len() + copied);
+        self.arena.extend_from_slice(length);
+        self.arena.extend_from_slice(header.bytes);
+        let mut skip = header.replaces;
+        for part in *parts {
+            let skipped = skip.min(part.len());
+            if skipped < part.len() {
+                self.part(part, skipped, kept);
+            }
+            skip -= skipped;
+        }
+    }
+
+    /// Adds what follows the first bytes of a binary.
+    fn part(&mut self, binary: &Binary<'_>, from: usize, kept: &mut Option<Arc<Kept>>) {
+        if binary.len() < SHARE_FROM {
+            self.arena.extend_from_slice(&binary[from..]);
+        } else {
+            let shared = kept.get_or_insert_with(Arc::default).share(binary);
+            self.flush();
+            self.frames.chunks.push(Bytes::from_owner(shared).slice(from..));
+        }
+    }
+
     fn flush(&mut self) {
         if !self.arena.is_empty() {
-            self.frames.chunks.push(self.arena.split().freeze());
+            self.frames.chunks.push(std::mem::take(&mut self.arena).into());
         }
     }
 }

@@ -173,6 +173,8 @@ pub(super) struct Atoms {
     none_before: usize,
     /// Those of the frame at hand.
     named: Vec<u16>,
+    /// The emulator's slots that they are of: mostly the next frame names the same.
+    named_by: Vec<u16>,
     header: Vec<u8>,
 }
 
@@ -216,6 +218,7 @@ impl Atoms {
             given: Vec::new(),
             none_before: 0,
             named: Vec::new(),
+            named_by: Vec::new(),
             header: Vec::new(),
         }
     }
@@ -223,12 +226,17 @@ impl Atoms {
     /// Takes note of the next frame's atoms.
     #[inline]
     pub(super) fn know(&mut self, refs: &Refs) -> Known {
-        self.named.clear();
         self.header.clear();
-        if refs.refs.is_empty() { Known::Yes } else { self.know_some(refs) }
+        // With a text it is another one.
+        if refs.refs == self.named_by { Known::Yes } else { self.know_others(refs) }
     }
 
-    fn know_some(&mut self, refs: &Refs) -> Known {
+    fn know_others(&mut self, refs: &Refs) -> Known {
+        self.named.clear();
+        self.named_by.clear();
+        if refs.refs.is_empty() {
+            return Known::Yes;
+        }
         if self.slots.is_empty() {
             self.slots = vec![None; SLOTS];
             self.given = vec![false; SLOTS];
@@ -240,10 +248,11 @@ impl Atoms {
             }
             resolved => resolved.map(|()| Known::Yes),
         };
-        known.unwrap_or_else(|_| {
-            self.named.clear();
-            Known::No
-        })
+        match known {
+            Ok(_) => self.named_by.extend(refs.refs.iter().map(|of| of & !WITH_TEXT)),
+            Err(_) => self.named.clear(),
+        }
+        known.unwrap_or(Known::No)
     }
 
     /// Finds the frame's atoms, and gives them slots.

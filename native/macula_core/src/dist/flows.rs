@@ -5,7 +5,7 @@
 //! another flow has its own. What has just come to a flow that had nothing is next, as soon as the frame
 //! that is being written ends. A marker is behind everything that was there before it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::turns::{Ended, LITTLE, TURN, Turn, Turns};
 
@@ -15,7 +15,8 @@ pub struct Flows<C> {
     /// What was there before a marker, and the markers.
     settled: VecDeque<Part<C>>,
     settled_bytes: usize,
-    flows: HashMap<u16, Part<C>>,
+    /// Those that have something, in no order: few.
+    flows: Vec<Part<C>>,
     turns: Turns,
     /// Whose turn it is.
     turn: Option<Turn>,
@@ -74,14 +75,22 @@ impl<C> Default for Frames<C> {
     }
 }
 
+impl<C> Frames<C> {
+    fn bytes(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+}
+
 impl<C> Part<C> {
-    fn new(flow: u16) -> Part<C> {
-        let (chunks, lengths) = (VecDeque::new(), VecDeque::new());
-        Part { flow, chunks, lengths, bytes: 0, begun: false }
+    /// Takes over the memory of `frames`: mostly nothing waits when some come, and they are written before others do.
+    fn new(flow: u16, frames: Frames<C>) -> Part<C> {
+        let bytes = frames.bytes();
+        let Frames { chunks, lengths } = frames;
+        Part { flow, chunks: chunks.into(), lengths: lengths.into(), bytes, begun: false }
     }
 
     fn add(&mut self, frames: Frames<C>) {
-        self.bytes += frames.lengths.iter().sum::<usize>();
+        self.bytes += frames.bytes();
         self.chunks.extend(frames.chunks);
         self.lengths.extend(frames.lengths);
     }
@@ -122,7 +131,7 @@ impl<C> Default for Flows<C> {
         Flows {
             settled: VecDeque::new(),
             settled_bytes: 0,
-            flows: HashMap::new(),
+            flows: Vec::new(),
             turns: Turns::default(),
             turn: None,
             spent: 0,
@@ -137,18 +146,20 @@ impl<C> Flows<C> {
         if frames.lengths.is_empty() {
             return;
         }
-        let part = self.flows.entry(flow).or_insert_with(|| Part::new(flow));
-        if part.bytes == 0 {
-            self.turns.filled(flow);
+        match self.at(flow) {
+            Some(at) => self.flows[at].add(frames),
+            None => {
+                self.flows.push(Part::new(flow, frames));
+                self.turns.filled(flow);
+            }
         }
-        part.add(frames);
     }
 
     /// Adds a marker of `len` bytes, for which `flow` stands: behind all that is there, and before all that comes.
     pub fn mark(&mut self, flow: u16, marker: C, len: usize) {
         // The frame that is being written goes on.
         while let Some(Turn { of, .. }) = self.turn.take().or_else(|| self.turns.begin()) {
-            let part = self.flows.remove(&of);
+            let part = self.at(of).map(|at| self.flows.swap_remove(at));
             self.settled_bytes += part.as_ref().map_or(0, |part| part.bytes);
             self.settled.extend(part);
         }
@@ -157,11 +168,7 @@ impl<C> Flows<C> {
         let marker = Frames { chunks: vec![marker], lengths: vec![len] };
         match self.settled.back_mut().filter(|part| part.flow == flow) {
             Some(part) => part.add(marker),
-            None => {
-                let mut part = Part::new(flow);
-                part.add(marker);
-                self.settled.push_back(part);
-            }
+            None => self.settled.push_back(Part::new(flow, marker)),
         }
     }
 
@@ -170,7 +177,8 @@ impl<C> Flows<C> {
         let (part, allowed) = if self.settled.is_empty() {
             let flow = self.turn()?;
             let allowed = self.allowed();
-            (self.flows.get_mut(&flow)?, allowed)
+            let at = self.at(flow)?;
+            (&mut self.flows[at], allowed)
         } else {
             (self.settled.front_mut()?, None)
         };
@@ -192,10 +200,10 @@ impl<C> Flows<C> {
             return;
         };
         self.spent += bytes;
-        if let Some(part) = self.flows.get_mut(&flow) {
-            part.wrote(bytes);
-            if part.bytes == 0 {
-                self.flows.remove(&flow);
+        if let Some(at) = self.at(flow) {
+            self.flows[at].wrote(bytes);
+            if self.flows[at].bytes == 0 {
+                self.flows.swap_remove(at);
                 self.turn = None;
             }
         }
@@ -204,7 +212,7 @@ impl<C> Flows<C> {
     /// The flow whose turn it is.
     fn turn(&mut self) -> Option<u16> {
         if let Some(Turn { of, fresh }) = self.turn {
-            let begun = self.flows.get(&of).is_some_and(|part| part.begun);
+            let begun = self.part(of).is_some_and(|part| part.begun);
             if begun || self.allowed() != Some(0) {
                 return Some(of);
             }
@@ -234,7 +242,7 @@ impl<C> Flows<C> {
     /// Those flows that had nothing before, the one being written among them until it has written what is little; or
     /// what is before a marker, if that is little: others wait for it.
     pub fn fresh(&self) -> Option<Fresh> {
-        let bytes = |flow: u16| self.flows.get(&flow).map_or(0, |part| part.bytes);
+        let bytes = |flow: u16| self.part(flow).map_or(0, |part| part.bytes);
         let settled = self.settled_bytes;
         let waiting: usize = self.turns.fresh().map(bytes).sum();
         let current = self.turn.map_or(0, |turn| bytes(turn.of));
@@ -249,9 +257,18 @@ impl<C> Flows<C> {
         (waiting > 0).then_some(Fresh { bytes: waiting, until: settled + rest + waiting })
     }
 
+    /// What waits of a flow; none: nothing.
+    fn part(&self, flow: u16) -> Option<&Part<C>> {
+        self.at(flow).map(|at| &self.flows[at])
+    }
+
+    fn at(&self, flow: u16) -> Option<usize> {
+        self.flows.iter().position(|part| part.flow == flow)
+    }
+
     /// What is left of the frame of this flow that is being written.
     fn rest(&self, flow: u16) -> usize {
-        let part = self.flows.get(&flow).filter(|part| part.begun);
+        let part = self.part(flow).filter(|part| part.begun);
         part.and_then(|part| part.lengths.front().copied()).unwrap_or(0)
     }
 
