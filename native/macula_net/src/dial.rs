@@ -29,9 +29,6 @@ const MAX_WAYS: usize = 16;
 /// Pauses before a busy node is tried again: it may just have too many strangers.
 const BUSY_MS: [u64; 4] = [100, 200, 400, 800];
 
-/// So often a port is said to be closed before that is believed: what is said first may be about something older.
-const CLOSED_PORT_REPORTS: u32 = 2;
-
 /// Why an address gave no link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DialError {
@@ -255,15 +252,17 @@ pub(crate) async fn connect(
     let label = to_label(address);
     let reports = shared.reports.watch(label);
     let session = tls::session_name(peer);
-    for _ in 0..CLOSED_PORT_REPORTS {
-        // Anew, since QUIC itself sends nothing more for three round trips that it has to guess.
-        let connecting = shared.quinn.connect_with(config.clone(), label, &session).map_err(io)?;
-        tokio::select! {
-            connection = connecting => return connection.map_err(not_connected),
-            () = reports.next() => {}
-        }
+    let connecting = shared.quinn.connect_with(config, label, &session).map_err(io)?;
+    let port_closed = async {
+        reports.next().await;
+        // That may be about something older. QUIC itself sends nothing more for three round trips that it has to guess.
+        shared.socket.poke(label);
+        reports.next().await;
+    };
+    tokio::select! {
+        connection = connecting => connection.map_err(not_connected),
+        () = port_closed => Err(DialError::PortClosed),
     }
-    Err(DialError::PortClosed)
 }
 
 fn io(error: impl std::fmt::Display) -> DialError {

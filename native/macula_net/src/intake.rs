@@ -196,7 +196,8 @@ impl Intake {
         Turn::Read { stream, bytes, more: !input.chunks.is_empty() }
     }
 
-    /// Reads what is to be read in this turn; false when nothing more may be read of the stream before that.
+    /// Reads what is to be read in this turn. False when not all of it may be read yet: then it has been seen to when
+    /// the stream has its next turn.
     fn read(
         &self,
         reading: &mut Reading,

@@ -228,6 +228,19 @@ impl MeshSocket {
         }
     }
 
+    /// Sends something that nobody answers, and that comes back as unreachable where nobody listens.
+    pub(crate) fn poke(&self, label: SocketAddr) {
+        let poke = Transmit {
+            destination: label,
+            ecn: None,
+            contents: &[demux::NOBODYS],
+            segment_size: None,
+            src_ip: None,
+        };
+        // What cannot be sent right now is not missed: QUIC repeats what it sends.
+        let _ = self.send_to(label, &poke);
+    }
+
     /// Gives the port back. From now on nothing is sent or received.
     pub(crate) fn close(&self) {
         *self.io.write() = None;

@@ -124,10 +124,10 @@ impl Chunks {
     fn add(&mut self, length: &[u8], frame: &Frame<'_, '_>, kept: &mut Option<Arc<Kept>>) {
         let Frame { header, size, parts } = frame;
         self.frames.lengths.push(length.len() + size);
-        let shared = parts.iter().map(|part| part.len()).filter(|len| *len >= SHARE_FROM);
-        let copied = size.saturating_sub(shared.sum());
-        // Of a single frame it becomes the bytes for QUIC as it is.
-        self.arena.reserve(length.len() + copied);
+        let copied = parts.iter().map(|part| part.len()).take_while(|len| *len < SHARE_FROM);
+        let least = (header.bytes.len() + copied.sum::<usize>()).saturating_sub(header.replaces);
+        // Of a single small frame that is all, and becomes the bytes for QUIC as it is.
+        self.arena.reserve(length.len() + least);
         self.arena.extend_from_slice(length);
         self.arena.extend_from_slice(header.bytes);
         let mut skip = header.replaces;

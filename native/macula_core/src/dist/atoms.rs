@@ -173,7 +173,7 @@ pub(super) struct Atoms {
     none_before: usize,
     /// Those of the frame at hand.
     named: Vec<u16>,
-    /// The emulator's slots that they are of: mostly the next frame names the same.
+    /// The emulator's slots that they are of, each once: mostly the next frame names the same.
     named_by: Vec<u16>,
     header: Vec<u8>,
 }
@@ -227,7 +227,7 @@ impl Atoms {
     #[inline]
     pub(super) fn know(&mut self, refs: &Refs) -> Known {
         self.header.clear();
-        // With a text it is another one.
+        // A slot whose text follows is never among those, as their bit for that is off.
         if refs.refs == self.named_by { Known::Yes } else { self.know_others(refs) }
     }
 

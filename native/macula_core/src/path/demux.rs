@@ -20,6 +20,9 @@ pub enum Kind {
 /// A first byte that makes quinn drop a packet: its fixed bit is clear.
 pub const NOT_QUIC: u8 = 0;
 
+/// A first byte that makes a datagram nothing of ours.
+pub const NOBODYS: u8 = 16;
+
 /// The kind of `datagram`.
 pub fn classify(datagram: &[u8]) -> Kind {
     match datagram.first() {
@@ -71,5 +74,6 @@ mod tests {
         assert_eq!(count(Kind::Unknown), 112);
         assert_eq!(classify(&[]), Kind::Unknown);
         assert_ne!(classify(&[NOT_QUIC]), Kind::Quic);
+        assert_eq!(classify(&[NOBODYS]), Kind::Unknown);
     }
 }
