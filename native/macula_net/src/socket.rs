@@ -180,14 +180,7 @@ impl MeshSocket {
         for output in outputs {
             match output {
                 Output::Control(path, packet) => {
-                    let transmit = Transmit {
-                        destination: link.label(),
-                        ecn: None,
-                        contents: &packet,
-                        segment_size: None,
-                        src_ip: None,
-                    };
-                    let _ = self.send_by(link, path, &transmit);
+                    let _ = self.send_by(link, path, &datagram_to(link.label(), &packet));
                 }
                 Output::Probe => link.probe(),
             }
@@ -230,15 +223,8 @@ impl MeshSocket {
 
     /// Sends something that nobody answers, and that comes back as unreachable where nobody listens.
     pub(crate) fn poke(&self, label: SocketAddr) {
-        let poke = Transmit {
-            destination: label,
-            ecn: None,
-            contents: &[demux::NOBODYS],
-            segment_size: None,
-            src_ip: None,
-        };
         // What cannot be sent right now is not missed: QUIC repeats what it sends.
-        let _ = self.send_to(label, &poke);
+        let _ = self.send_to(label, &datagram_to(label, &[demux::NOBODYS]));
     }
 
     /// Gives the port back. From now on nothing is sent or received.
@@ -306,13 +292,8 @@ impl MeshSocket {
             return;
         }
         if let Some(answer) = stun::answer(datagram, meta.addr) {
-            let _ = self.send(&Transmit {
-                destination: meta.addr,
-                ecn: None,
-                contents: &answer,
-                segment_size: None,
-                src_ip: meta.dst_ip,
-            });
+            let answer = datagram_to(meta.addr, &answer);
+            let _ = self.send(&Transmit { src_ip: meta.dst_ip, ..answer });
         }
     }
 
@@ -472,6 +453,11 @@ impl std::fmt::Debug for Writable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Writable")
     }
+}
+
+/// One datagram that is none of QUIC's, from whatever address of this machine.
+fn datagram_to(destination: SocketAddr, contents: &[u8]) -> Transmit<'_> {
+    Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None }
 }
 
 /// An address in the form quinn sees: IPv4 as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2).
